@@ -1,0 +1,3 @@
+//! Recognises and lays out guest images.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,4 @@
+//! The hypervisor.
+#![no_std]
+#[cfg(test)]
+extern crate std;

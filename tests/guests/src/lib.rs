@@ -1,0 +1,2 @@
+//! Report lines for payloads.
+#![no_std]
