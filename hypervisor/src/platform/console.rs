@@ -1,0 +1,78 @@
+//! The machine's console: the first serial port.
+//!
+//! Lines of the hypervisor begin with `tilevisor: `, lines of a guest with the
+//! name of its VM, so that one stream can be told apart by people and by tests.
+
+#![expect(unsafe_code, reason = "programs the serial port")]
+
+use core::fmt::{self, Write};
+use spin::{Lazy, Mutex};
+use uart_16550::SerialPort;
+use x86_64::instructions::port::Port;
+
+/// I/O base of the first serial port on every PC.
+const COM1: u16 = 0x3f8;
+
+static CONSOLE: Lazy<Mutex<SerialPort>> = Lazy::new(|| {
+    // SAFETY: COM1 is the machine's console and this lock its only user.
+    let mut port = unsafe { SerialPort::new(COM1) };
+    port.init();
+    Mutex::new(port)
+});
+
+/// Prints one line of the hypervisor.
+pub fn say(what: fmt::Arguments<'_>) {
+    // A serial port cannot fail: what nobody listens to is lost.
+    let _ = writeln!(CONSOLE.lock(), "tilevisor: {what}");
+}
+
+/// Prints one line of the guest `name`; bytes that are not printable ASCII are
+/// shown as `\xNN`, so that a guest cannot forge another's line or drive the
+/// terminal. ESC and TAB pass: guests colour and align their output.
+pub fn guest_line(name: &str, line: &[u8]) {
+    let mut port = CONSOLE.lock();
+    let _ = write!(port, "{name}: ");
+    for &byte in line {
+        let _ = match byte {
+            b' '..=b'~' | b'\t' | 0x1b => port.write_char(char::from(byte)),
+            _ => write!(port, "\\x{byte:02x}"),
+        };
+    }
+    let _ = port.write_char('\n');
+}
+
+/// Prints one line without a prefix: the machine's verdict, for tools.
+pub(crate) fn verdict_line(line: &str) {
+    let _ = writeln!(CONSOLE.lock(), "{line}");
+}
+
+/// The key that the operator pressed, if any.
+pub fn key() -> Option<u8> {
+    CONSOLE.lock().try_receive().ok()
+}
+
+/// Waits until the last character has left: what is still in the transmitter
+/// when an emulator powers off is lost.
+pub(super) fn drain() {
+    /// Line status register, and its bit for an empty transmitter.
+    const LINE_STATUS: u16 = COM1 + 5;
+    const TRANSMITTER_EMPTY: u8 = 1 << 6;
+    let mut status = Port::<u8>::new(LINE_STATUS);
+    // SAFETY: reading the line status changes nothing that we rely on.
+    while unsafe { status.read() } & TRANSMITTER_EMPTY == 0 {
+        core::hint::spin_loop();
+    }
+}
+
+/// Frees the console for a report of a CPU that died, possibly while it printed.
+pub fn break_lock() {
+    // SAFETY: used only on the way to the end of the machine, where garbled
+    // output is better than none; the port itself holds no invariant.
+    unsafe { CONSOLE.force_unlock() }
+}
+
+/// Prints a line of the hypervisor, with the arguments of `format!`.
+#[macro_export]
+macro_rules! say {
+    ($($what:tt)*) => { $crate::platform::console::say(format_args!($($what)*)) };
+}

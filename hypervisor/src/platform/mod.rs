@@ -1,0 +1,6 @@
+//! How does the machine speak, and how does it end?
+
+#[cfg(target_os = "none")]
+pub mod console;
+#[cfg(target_os = "none")]
+pub mod power;
