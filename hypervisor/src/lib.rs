@@ -33,6 +33,7 @@ pub mod cpu;
 pub mod memory;
 pub mod platform;
 pub mod vmx;
+pub mod xstate;
 
 #[cfg(target_os = "none")]
 pub mod boot;

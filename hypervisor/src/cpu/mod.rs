@@ -1,5 +1,6 @@
 //! What is this processor?
 
+pub mod bits;
 #[cfg(target_os = "none")]
 pub mod exceptions;
 pub mod msr;

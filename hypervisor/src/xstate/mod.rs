@@ -1,0 +1,50 @@
+//! Extended state: what exists, who may use it, where it is kept, and which is
+//! in the registers.
+//!
+//! The words:
+//!
+//! - **Component**: one numbered part of XSAVE-managed state, described by CPUID
+//!   leaf 0xD and by nothing else. **Dynamic**: XFD can disable it.
+//! - **Permission**: the components that a VM may use. **Offer**: those that
+//!   one vCPU's CPUID names, checked against it.
+//! - **Container** ([`fpstate::Fpstate`]): an XSAVE area and the XCR0,
+//!   `IA32_XSS`, XFD and XFD_ERR that belong to it.
+//! - **Swap**: another container becomes the one in the registers.
+//!   **Parked**: saved, though the registers may still hold it.
+//! - **In use**: not in the initial configuration. **Armed**: disabled by XFD,
+//!   so that touching it raises #NM; it may still be in use.
+//!
+//! The rules, each with a row in `docs/extended-state.md`:
+//!
+//! | rule | file | about |
+//! |---|---|---|
+//! | xs-01 | `vcpu/cpuid_model.rs` | what a VM is offered |
+//! | xs-02 | [`permission`], `vcpu/cpuid_model.rs` | what a CPUID may name |
+//! | xs-03 | [`layout`], `vcpu/cpuid_model.rs` | sizes in leaf 0xD |
+//! | xs-04 | [`life`] | configured, finalized, run |
+//! | xs-05 | [`fpstate`] | size and growth of the container |
+//! | xs-06 | [`xcr0`] | XSETBV |
+//! | xs-07 | [`xfd`], [`events`] | `IA32_XFD` and `IA32_XFD_ERR` |
+//! | xs-08 | [`xfd`], [`events`] | #NM intercepted |
+//! | xs-09 | [`xfd`] | #NM not intercepted |
+//! | xs-10, xs-11 | [`swap`] | nothing lost, nothing left |
+//! | xs-12 | [`events`] | the fast path |
+//! | xs-13 | `image` | state as data |
+//!
+//! Everything here but `silicon.rs` is safe code that runs on any host; the
+//! tests hold it against made-up processors. Nothing here knows of VMX.
+
+pub mod area;
+pub mod events;
+pub mod features;
+pub mod fpstate;
+pub mod layout;
+pub mod life;
+pub mod permission;
+pub mod registers;
+pub mod swap;
+pub mod xcr0;
+pub mod xfd;
+
+#[cfg(target_os = "none")]
+pub mod silicon;
