@@ -32,6 +32,7 @@ extern crate std;
 pub mod cpu;
 pub mod memory;
 pub mod platform;
+pub mod vcpu;
 pub mod vmx;
 pub mod xstate;
 

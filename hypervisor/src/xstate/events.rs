@@ -147,16 +147,12 @@ impl<R: XRegisters> CpuXstate<R> {
         if !lacking.is_empty() {
             return Ok(Outcome::Grow(lacking));
         }
-        let before = vcpu.interception();
         vcpu.xfd.set_value(xfd);
         if self.holds(vcpu) {
             self.registers.set_xfd(xfd);
         }
-        let after = vcpu.interception();
-        Ok(if before == after {
-            Outcome::Done
-        } else {
-            Outcome::Intercept(after)
-        })
+        Ok(vcpu
+            .new_interception()
+            .map_or(Outcome::Done, Outcome::Intercept))
     }
 }

@@ -83,7 +83,13 @@ impl XFeatures {
 
     /// The component numbers in ascending order.
     pub fn numbers(self) -> impl Iterator<Item = u8> {
-        (0..64).filter(move |&number| self.intersects(Self::single(number)))
+        let mut rest = self.0;
+        core::iter::from_fn(move || {
+            let number = rest.trailing_zeros() as u8;
+            // Clears the lowest set bit; nothing is left of an empty set.
+            rest &= rest.wrapping_sub(1);
+            (number < 64).then_some(number)
+        })
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Fpstate {
     pub(in crate::xstate) xss: XFeatures,
     pub(in crate::xstate) xfd: Xfd,
     pub(in crate::xstate) residence: Residence,
+    /// What the run loop was last told to intercept.
+    announced: Interception,
 }
 
 /// The state is in the registers of a processor, where it cannot be reached.
@@ -89,6 +91,7 @@ impl Fpstate {
             xss: XFeatures::EMPTY,
             xfd: Xfd::new(offer.xfd(), policy),
             residence: Residence::Memory,
+            announced: Interception::INITIAL,
         };
         container.reset();
         Ok(container)
@@ -159,10 +162,17 @@ impl Fpstate {
         }
     }
 
-    /// What must exit while this vCPU runs.
+    /// What must exit while this vCPU runs, if that is other than what the run
+    /// loop was told last; [`Interception::INITIAL`] to begin with. To be asked
+    /// after whatever happens outside the run loop: growing, reset, new state.
     #[must_use]
-    pub const fn interception(&self) -> Interception {
-        self.xfd.interception(self.room())
+    pub fn new_interception(&mut self) -> Option<Interception> {
+        let interception = self.xfd.interception(self.room());
+        if interception == self.announced {
+            return None;
+        }
+        self.announced = interception;
+        Some(interception)
     }
 
     /// What the vCPU is offered.

@@ -252,10 +252,9 @@ impl Layout {
             Format::Compacted => set,
         };
         let mut end = EXTENDED_START;
-        self.components
-            .iter()
-            .flatten()
-            .filter(move |component| placeable.contains(XFeatures::single(component.number)))
+        placeable
+            .numbers()
+            .filter_map(|number| *self.components.get(usize::from(number))?)
             .map(move |component| {
                 let offset = match format {
                     Format::Standard => component.offset,

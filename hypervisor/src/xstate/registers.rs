@@ -18,10 +18,10 @@ pub enum XMsr {
 }
 
 impl XMsr {
-    /// Which of them `msr` is, if any.
+    /// The one with this address, if it belongs to extended state.
     #[must_use]
-    pub const fn from_msr(msr: Msr) -> Option<Self> {
-        match msr {
+    pub const fn from_address(address: u32) -> Option<Self> {
+        match Msr(address) {
             Msr::IA32_XFD => Some(Self::Xfd),
             Msr::IA32_XFD_ERR => Some(Self::XfdErr),
             Msr::IA32_XSS => Some(Self::Xss),

@@ -36,6 +36,15 @@ pub struct Interception {
     pub nm: bool,
 }
 
+impl Interception {
+    /// That of a vCPU which never wrote a non-zero XFD.
+    pub const INITIAL: Self = Self {
+        xfd: true,
+        xfd_err: true,
+        nm: false,
+    };
+}
+
 /// What to do with the `IA32_XFD_ERR` register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "the register keeps a value that belongs elsewhere"]

@@ -1,0 +1,3 @@
+//! A virtual CPU.
+
+pub mod cpuid_model;
