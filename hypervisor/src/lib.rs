@@ -30,6 +30,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod cpu;
+pub mod device;
 pub mod memory;
 pub mod platform;
 pub mod vcpu;
@@ -38,3 +39,6 @@ pub mod xstate;
 
 #[cfg(target_os = "none")]
 pub mod boot;
+#[cfg(target_os = "none")]
+pub mod sched;
+pub mod vm;

@@ -16,15 +16,17 @@ use crate::{
     platform::power::{self, Verdict},
     say,
     vmx::root::Vmx,
+    xstate::{layout::Layout, silicon::Silicon, swap::CpuXstate},
 };
 use bootloader_api::{BootInfo, info::MemoryRegionKind};
 use core::{fmt, ops::Range};
 use linked_list_allocator::LockedHeap;
+use raw_cpuid::CpuIdReaderNative;
 use spin::Once;
 use x86_64::{
     VirtAddr,
     registers::{
-        control::{Cr0, Cr0Flags},
+        control::{Cr0, Cr0Flags, Cr4, Cr4Flags},
         model_specific::{Efer, EferFlags},
     },
 };
@@ -129,6 +131,24 @@ extern "C" fn continue_on_own_tables() -> ! {
     );
     let vmx = Vmx::detect().unwrap_or_else(|error| refuse(error));
     vmx.enter().unwrap_or_else(|error| refuse(error));
-    say!("{:?} {:?}", tables, vmx);
-    refuse("to be continued")
+    let cpuid = CpuIdReaderNative;
+    let layout = Layout::from_cpuid(&cpuid).unwrap_or_else(|error| refuse(error));
+    // SAFETY: the hypervisor itself uses no x87 or vector instruction, so this
+    // only lets it save and restore what guests use.
+    unsafe {
+        Cr0::update(|cr0| cr0.remove(Cr0Flags::TASK_SWITCHED | Cr0Flags::EMULATE_COPROCESSOR));
+        Cr4::update(|cr4| cr4.insert(Cr4Flags::OSXSAVE));
+    }
+    // SAFETY: the layout is this CPU's, CR4.OSXSAVE is set and CR0.TS clear for
+    // good, and this is the only one made here.
+    let silicon = unsafe { Silicon::new(&layout) };
+    let cpu = CpuXstate::take_over(silicon, &layout, 0).unwrap_or_else(|error| refuse(error));
+    let scheduler = crate::sched::Scheduler::new(
+        cpu,
+        tables,
+        layout.clone(),
+        &vmx,
+        crate::cpu::tsc::ticks_per_second(&cpuid),
+    );
+    power::end(scheduler.run())
 }

@@ -5,4 +5,7 @@ pub mod bits;
 pub mod exceptions;
 pub mod msr;
 #[cfg(target_os = "none")]
+pub mod switched;
+#[cfg(target_os = "none")]
 pub mod tables;
+pub mod tsc;

@@ -77,6 +77,12 @@ pub fn direct(hpa: Hpa) -> VirtAddr {
     *DIRECT_MAP.get().expect("memory was taken over") + hpa.0
 }
 
+/// The physical address of something on the heap or in a frame, which the direct
+/// map shows.
+pub fn physical<T>(at: *const T) -> Hpa {
+    Hpa(at as u64 - direct(Hpa(0)).as_u64())
+}
+
 /// Runs `work` with the frame allocator. Never on the way of a VM exit.
 pub fn with_frames<R>(work: impl FnOnce(&mut Frames<'static>) -> R) -> R {
     work(&mut FRAMES.get().expect("memory was taken over").lock())

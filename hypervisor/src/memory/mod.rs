@@ -7,3 +7,4 @@ pub mod frames;
 pub mod guest;
 #[cfg(target_os = "none")]
 pub mod host;
+pub mod walk;

@@ -1,3 +1,43 @@
-//! A virtual CPU.
+//! A virtual CPU: plain data, and what its exits do to it.
+//!
+//! `exit/` decides: safe functions from the vCPU and a decoded exit to an
+//! [`outcome::Outcome`]. `run` alone reads and writes the VMCS and applies outcomes.
 
+pub mod boot_state;
+pub mod control;
+pub mod counters;
 pub mod cpuid_model;
+pub mod exit;
+pub mod outcome;
+#[cfg(target_os = "none")]
+pub mod run;
+
+use crate::{device::bus::Bus, vmx::frame::Frame, xstate::fpstate::Fpstate};
+use alloc::sync::Arc;
+use control::ControlModel;
+use counters::Counters;
+use cpuid_model::CpuidModel;
+use spin::Mutex;
+
+/// A virtual CPU.
+///
+/// The frame comes first: the exit path finds the vCPU by it.
+#[repr(C)]
+pub struct Vcpu {
+    /// General-purpose registers and the way back from the guest.
+    pub frame: Frame,
+    /// Exits so far.
+    pub counters: Counters,
+    /// What CPUID answers.
+    pub cpuid: CpuidModel,
+    /// The container of its extended state.
+    pub xstate: Fpstate,
+    /// Which CR0 and CR4 it may have.
+    pub control: ControlModel,
+    /// CR8, the task priority.
+    pub task_priority: u64,
+    /// The devices of its VM.
+    pub bus: Arc<Mutex<Bus>>,
+}
+
+const _: () = assert!(core::mem::offset_of!(Vcpu, frame) == 0);

@@ -113,7 +113,12 @@ pub enum CrAccess {
         gpr: u8,
     },
     /// MOV to a general-purpose register.
-    Read,
+    Read {
+        /// Number of the control register.
+        cr: u8,
+        /// Number of the general-purpose register.
+        gpr: u8,
+    },
     /// CLTS.
     ClearTs,
     /// LMSW with this operand.
@@ -124,12 +129,11 @@ impl CrAccess {
     /// From the exit qualification (SDM Vol. 3, "Exit Qualification for
     /// Control-Register Accesses").
     pub fn decode(qualification: u64) -> Self {
+        let cr = (qualification & 0xf) as u8;
+        let gpr = (qualification >> 8 & 0xf) as u8;
         match qualification >> 4 & 0b11 {
-            0 => Self::Write {
-                cr: (qualification & 0xf) as u8,
-                gpr: (qualification >> 8 & 0xf) as u8,
-            },
-            1 => Self::Read,
+            0 => Self::Write { cr, gpr },
+            1 => Self::Read { cr, gpr },
             2 => Self::ClearTs,
             _ => Self::LoadStatusWord((qualification >> 16) as u16),
         }
@@ -223,7 +227,7 @@ mod tests {
     #[test]
     fn control_register_accesses_decode() {
         assert_eq!(CrAccess::decode(0x504), CrAccess::Write { cr: 4, gpr: 5 });
-        assert_eq!(CrAccess::decode(0x013), CrAccess::Read);
+        assert_eq!(CrAccess::decode(0x318), CrAccess::Read { cr: 8, gpr: 3 });
         assert_eq!(CrAccess::decode(0x020), CrAccess::ClearTs);
         assert_eq!(
             CrAccess::decode(0xabcd_0030),

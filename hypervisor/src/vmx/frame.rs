@@ -43,22 +43,28 @@ impl Registers {
     /// The register with this number in instruction encodings and exit
     /// qualifications; `None` for RSP, which is in the VMCS, and beyond 15.
     pub fn by_number(&self, number: u8) -> Option<u64> {
+        let mut copy = *self;
+        copy.by_number_mut(number).copied()
+    }
+
+    /// As [`Self::by_number`], to change it.
+    pub fn by_number_mut(&mut self, number: u8) -> Option<&mut u64> {
         Some(match number {
-            0 => self.rax,
-            1 => self.rcx,
-            2 => self.rdx,
-            3 => self.rbx,
-            5 => self.rbp,
-            6 => self.rsi,
-            7 => self.rdi,
-            8 => self.r8,
-            9 => self.r9,
-            10 => self.r10,
-            11 => self.r11,
-            12 => self.r12,
-            13 => self.r13,
-            14 => self.r14,
-            15 => self.r15,
+            0 => &mut self.rax,
+            1 => &mut self.rcx,
+            2 => &mut self.rdx,
+            3 => &mut self.rbx,
+            5 => &mut self.rbp,
+            6 => &mut self.rsi,
+            7 => &mut self.rdi,
+            8 => &mut self.r8,
+            9 => &mut self.r9,
+            10 => &mut self.r10,
+            11 => &mut self.r11,
+            12 => &mut self.r12,
+            13 => &mut self.r13,
+            14 => &mut self.r14,
+            15 => &mut self.r15,
             _ => return None,
         })
     }

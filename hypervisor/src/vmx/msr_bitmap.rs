@@ -20,9 +20,14 @@ impl MsrBitmap {
         Self([u8::MAX; 4096])
     }
 
-    /// Reads and writes of `msr` no longer exit. An MSR outside both ranges
-    /// goes on exiting, as the architecture has it.
+    /// Reads and writes of `msr` no longer exit.
     pub fn pass_through(&mut self, msr: Msr) {
+        self.set_intercepted(msr, false);
+    }
+
+    /// Whether reads and writes of `msr` exit. An MSR outside both ranges always
+    /// does, as the architecture has it.
+    pub fn set_intercepted(&mut self, msr: Msr, intercepted: bool) {
         let (base, index) = match msr.0 {
             low if low < RANGE => (READ_LOW, low),
             high if (HIGH_BASE..HIGH_BASE + RANGE).contains(&high) => (READ_HIGH, high - HIGH_BASE),
@@ -31,7 +36,11 @@ impl MsrBitmap {
         let (byte, bit) = (base + (index / 8) as usize, 1 << (index % 8));
         for byte in [byte, byte + WRITES] {
             if let Some(byte) = self.0.get_mut(byte) {
-                *byte &= !bit;
+                *byte = if intercepted {
+                    *byte | bit
+                } else {
+                    *byte & !bit
+                };
             }
         }
     }
@@ -62,6 +71,8 @@ mod tests {
             let mut bitmap = MsrBitmap::intercept_all();
             bitmap.pass_through(msr);
             assert_eq!(cleared(&bitmap), [read, (read.0 + 2048, read.1)], "{msr:?}");
+            bitmap.set_intercepted(msr, true);
+            assert!(cleared(&bitmap).is_empty(), "{msr:?}");
         }
         for outside in [0x2000, 0xbfff_ffff, 0xc000_2000, u32::MAX] {
             let mut bitmap = MsrBitmap::intercept_all();

@@ -1,0 +1,80 @@
+//! Registers that guests change without an exit and that neither VMX nor the
+//! swap of extended state exchanges. The hypervisor uses none of them, so they
+//! stay in the CPU until another vCPU needs it.
+
+#![expect(unsafe_code, reason = "registers of the guest")]
+
+use super::msr::{self, Msr};
+use core::arch::asm;
+
+/// MSRs that every CPU of ours has: it has long mode, and RDTSCP or RDPID.
+const MSRS: [Msr; 6] = [
+    Msr::IA32_STAR,
+    Msr::IA32_LSTAR,
+    Msr::IA32_CSTAR,
+    Msr::IA32_FMASK,
+    Msr::IA32_KERNEL_GS_BASE,
+    Msr::IA32_TSC_AUX,
+];
+
+/// DR6 after reset (SDM Vol. 3, "Processor State After Reset").
+const DR6_AT_RESET: u64 = 0xffff_0ff0;
+
+/// The registers of one vCPU while another one uses the CPU.
+pub struct Switched {
+    msrs: [u64; MSRS.len()],
+    cr2: u64,
+    dr: [u64; 4],
+    dr6: u64,
+}
+
+impl Default for Switched {
+    /// Values after reset.
+    fn default() -> Self {
+        Self {
+            msrs: [0; MSRS.len()],
+            cr2: 0,
+            dr: [0; 4],
+            dr6: DR6_AT_RESET,
+        }
+    }
+}
+
+impl Switched {
+    /// Takes them from the CPU.
+    pub fn save(&mut self) {
+        for (value, msr) in self.msrs.iter_mut().zip(MSRS) {
+            // SAFETY: the register exists.
+            *value = unsafe { msr::read(msr) };
+        }
+        // SAFETY: reading these registers changes nothing; DR7 is zero in the
+        // hypervisor, so no access to them traps.
+        unsafe {
+            asm!("mov {}, cr2", out(reg) self.cr2, options(nomem, nostack, preserves_flags));
+            asm!("mov {}, dr0", out(reg) self.dr[0], options(nomem, nostack, preserves_flags));
+            asm!("mov {}, dr1", out(reg) self.dr[1], options(nomem, nostack, preserves_flags));
+            asm!("mov {}, dr2", out(reg) self.dr[2], options(nomem, nostack, preserves_flags));
+            asm!("mov {}, dr3", out(reg) self.dr[3], options(nomem, nostack, preserves_flags));
+            asm!("mov {}, dr6", out(reg) self.dr6, options(nomem, nostack, preserves_flags));
+        }
+    }
+
+    /// Puts them into the CPU.
+    pub fn load(&self) {
+        for (value, msr) in self.msrs.into_iter().zip(MSRS) {
+            // SAFETY: the register exists, held this value before, and nothing
+            // in the hypervisor depends on it.
+            unsafe { msr::write(msr, value) };
+        }
+        // SAFETY: the hypervisor takes no page fault that it reads CR2 for
+        // after this, and a VM exit loads DR7 with breakpoints off.
+        unsafe {
+            asm!("mov cr2, {}", in(reg) self.cr2, options(nomem, nostack, preserves_flags));
+            asm!("mov dr0, {}", in(reg) self.dr[0], options(nomem, nostack, preserves_flags));
+            asm!("mov dr1, {}", in(reg) self.dr[1], options(nomem, nostack, preserves_flags));
+            asm!("mov dr2, {}", in(reg) self.dr[2], options(nomem, nostack, preserves_flags));
+            asm!("mov dr3, {}", in(reg) self.dr[3], options(nomem, nostack, preserves_flags));
+            asm!("mov dr6, {}", in(reg) self.dr6, options(nomem, nostack, preserves_flags));
+        }
+    }
+}

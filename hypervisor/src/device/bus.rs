@@ -1,0 +1,176 @@
+//! The ports of a VM, and what an access to them does outside the VM.
+
+use super::uart::Uart;
+use crate::vmx::exit::PortAccess;
+use alloc::{boxed::Box, vec::Vec};
+
+/// First port of the guest's console, as on every PC.
+const UART: u16 = 0x3f8;
+const UART_LAST: u16 = UART + Uart::PORTS - 1;
+/// A write here ends the VM with the value written.
+const EXIT: u16 = 0xf4;
+/// Longest console line; a longer one is shown in pieces.
+const LINE_BYTES: usize = 512;
+
+/// What the machine has to do for an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// A console line is complete: [`Bus::take_line`].
+    Line,
+    /// The VM ends with this code.
+    End(u32),
+}
+
+/// The devices of one VM.
+pub struct Bus {
+    uart: Uart,
+    line: Vec<u8>,
+}
+
+impl Default for Bus {
+    fn default() -> Self {
+        Self {
+            uart: Uart::default(),
+            // Room for any line, so that output never allocates.
+            line: Vec::with_capacity(LINE_BYTES),
+        }
+    }
+}
+
+impl Bus {
+    /// OUT of the low `bytes` of `value`. A port without a device swallows it.
+    /// A device of byte registers sees a wide access as consecutive bytes.
+    pub fn write(&mut self, access: PortAccess, value: u32) -> Effect {
+        match access.port {
+            UART..=UART_LAST => {
+                let mut effect = Effect::None;
+                for (offset, byte) in (access.port - UART..).zip(bytes(access, value)) {
+                    if let Some(sent) = self.uart.write(offset, byte)
+                        && self.push(sent)
+                    {
+                        effect = Effect::Line;
+                    }
+                }
+                effect
+            }
+            EXIT => Effect::End(value & mask(access)),
+            _ => Effect::None,
+        }
+    }
+
+    /// IN; a port without a device reads as all ones, like a bus that floats.
+    #[must_use]
+    pub fn read(&self, access: PortAccess) -> u32 {
+        let value = match access.port {
+            UART..=UART_LAST => (0..u16::from(access.bytes))
+                .map(|byte| u32::from(self.uart.read(access.port - UART + byte)) << (8 * byte))
+                .sum(),
+            _ => u32::MAX,
+        };
+        value & mask(access)
+    }
+
+    /// The bytes of the finished or overlong line, without its line end.
+    pub fn take_line(&mut self) -> Box<[u8]> {
+        let line = self.line.as_slice().into();
+        self.line.clear();
+        line
+    }
+
+    /// Whether output waits for its line end.
+    pub fn has_partial_line(&self) -> bool {
+        !self.line.is_empty()
+    }
+
+    /// Takes a byte of output; says whether the line is to be shown.
+    fn push(&mut self, byte: u8) -> bool {
+        match byte {
+            b'\n' => true,
+            b'\r' => false,
+            _ => {
+                self.line.push(byte);
+                self.line.len() == LINE_BYTES
+            }
+        }
+    }
+}
+
+fn mask(access: PortAccess) -> u32 {
+    u32::MAX >> (32 - 8 * u32::from(access.bytes.clamp(1, 4)))
+}
+
+fn bytes(access: PortAccess, value: u32) -> impl Iterator<Item = u8> {
+    value
+        .to_le_bytes()
+        .into_iter()
+        .take(usize::from(access.bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access(port: u16, bytes: u8, input: bool) -> PortAccess {
+        PortAccess {
+            port,
+            bytes,
+            input,
+            string: false,
+        }
+    }
+
+    #[test]
+    fn a_line_is_complete_at_its_end_or_when_too_long() {
+        let mut bus = Bus::default();
+        let mut out = |byte: u8| bus.write(access(UART, 1, false), u32::from(byte));
+        assert_eq!(
+            [out(b'h'), out(b'i'), out(b'\r'), out(b'\n')],
+            [Effect::None, Effect::None, Effect::None, Effect::Line]
+        );
+        assert_eq!(&*bus.take_line(), b"hi");
+        assert!(!bus.has_partial_line());
+        for _ in 0..LINE_BYTES - 1 {
+            assert_eq!(bus.write(access(UART, 1, false), 0x61), Effect::None);
+        }
+        assert_eq!(bus.write(access(UART, 1, false), 0x61), Effect::Line);
+        assert_eq!(bus.take_line().len(), LINE_BYTES);
+    }
+
+    #[test]
+    fn the_exit_port_gives_the_code_in_its_width() {
+        let mut bus = Bus::default();
+        assert_eq!(
+            bus.write(access(EXIT, 1, false), 0x1234_5600),
+            Effect::End(0)
+        );
+        assert_eq!(
+            bus.write(access(EXIT, 2, false), 0x1234_5600),
+            Effect::End(0x5600)
+        );
+        assert_eq!(
+            bus.write(access(EXIT, 4, false), 0x1234_5600),
+            Effect::End(0x1234_5600)
+        );
+    }
+
+    #[test]
+    fn ports_without_a_device_float() {
+        let mut bus = Bus::default();
+        assert_eq!(bus.write(access(0x80, 4, false), 7), Effect::None);
+        assert_eq!(
+            [1, 2, 4].map(|bytes| bus.read(access(0x510, bytes, true))),
+            [0xff, 0xffff, 0xffff_ffff]
+        );
+    }
+
+    #[test]
+    fn wide_accesses_reach_consecutive_registers() {
+        let mut bus = Bus::default();
+        assert_eq!(bus.write(access(UART + 6, 2, false), 0x5a00), Effect::None);
+        assert_eq!(bus.read(access(UART + 6, 2, true)), 0x5ab0);
+        assert_eq!(bus.read(access(UART + 7, 4, true)) & 0xff, 0x5a);
+    }
+}

@@ -1,0 +1,6 @@
+//! What does a guest see on a port?
+//!
+//! Devices are values: registers as plain data, accesses in, effects out.
+
+pub mod bus;
+pub mod uart;

@@ -1,0 +1,145 @@
+//! Which vCPU runs on this CPU now, and what does the CPU do when none can?
+
+use crate::{
+    cpu::tables::Tables,
+    platform::{console, power::Verdict},
+    vcpu::{
+        outcome::{End, Fault, Leave},
+        run::Cpu,
+    },
+    vm::{Vm, report},
+    vmx::root::{self, Vmx},
+    xstate::layout::Layout,
+};
+use alloc::{boxed::Box, collections::VecDeque};
+
+/// The operator's key for "what is running?", as on BSD's terminals (SIGINFO).
+const STATUS_KEY: u8 = 0x14;
+/// A slice where the CPU does not tell how fast its TSC ticks.
+const SLICE_WITHOUT_FREQUENCY: u64 = 20_000_000;
+/// Slices in a second: 10 ms each.
+const SLICES_PER_SECOND: u64 = 100;
+
+/// The scheduler of one CPU: round robin over its VMs.
+pub struct Scheduler {
+    cpu: Cpu,
+    tables: Tables,
+    layout: Layout,
+    /// Preemption-timer ticks of a slice.
+    slice: u32,
+    /// The VM whose vCPU is on the CPU: its VMCS is current, its registers are
+    /// loaded.
+    current: Option<Box<Vm>>,
+    /// Those that wait for the CPU, the next one first.
+    queue: VecDeque<Box<Vm>>,
+    /// Whether every VM so far could be made and ended with success.
+    success: bool,
+}
+
+impl Scheduler {
+    /// A scheduler of the CPU it runs on.
+    pub fn new(
+        cpu: Cpu,
+        tables: Tables,
+        layout: Layout,
+        vmx: &Vmx,
+        ticks_per_second: Option<u64>,
+    ) -> Self {
+        let ticks =
+            ticks_per_second.map_or(SLICE_WITHOUT_FREQUENCY, |ticks| ticks / SLICES_PER_SECOND);
+        Self {
+            cpu,
+            tables,
+            layout,
+            slice: u32::try_from(ticks >> vmx.preemption_timer_shift).unwrap_or(u32::MAX),
+            current: None,
+            queue: VecDeque::new(),
+            success: true,
+        }
+    }
+
+    /// Takes in a VM that was created.
+    pub fn add(&mut self, mut vm: Box<Vm>) {
+        vm.runner.settle(&self.tables);
+        self.queue.push_back(vm);
+    }
+
+    /// Counts a VM that could not be created as failed.
+    pub fn count_failure(&mut self) {
+        self.success = false;
+    }
+
+    /// Runs the VMs until the last has ended.
+    pub fn run(mut self) -> Verdict {
+        while let Some(mut vm) = self.next() {
+            vm.runner.set_slice(self.slice);
+            match self.run_slice(&mut vm) {
+                None => self.current = Some(vm),
+                Some(end) => self.end(vm, end),
+            }
+            if console::key() == Some(STATUS_KEY) {
+                self.report_status();
+            }
+        }
+        if self.success {
+            Verdict::Success
+        } else {
+            Verdict::Failure
+        }
+    }
+
+    /// The VM whose turn it is, on the CPU.
+    fn next(&mut self) -> Option<Box<Vm>> {
+        loop {
+            let Some(mut vm) = self.queue.pop_front() else {
+                return self.current.take();
+            };
+            let mut outgoing = self.current.take();
+            let switched = vm
+                .runner
+                .switch_in(&mut self.cpu, outgoing.as_mut().map(|vm| &mut *vm.runner));
+            self.queue.extend(outgoing);
+            match switched {
+                Ok(()) => return Some(vm),
+                Err(end) => self.end(vm, end),
+            }
+        }
+    }
+
+    /// Runs `vm` until its slice is over or it ended.
+    fn run_slice(&mut self, vm: &mut Vm) -> Option<End> {
+        loop {
+            match vm.runner.run(&mut self.cpu) {
+                Leave::SliceOver | Leave::Interrupted => return None,
+                Leave::Line => vm.show_line(),
+                Leave::Halted => return Some(End::Fault(Fault::HaltedForEver)),
+                Leave::Grow(features) => {
+                    if let Err(end) = vm.runner.grow(&mut self.cpu, &self.layout, features) {
+                        return Some(end);
+                    }
+                }
+                Leave::Ended(end) => return Some(end),
+            }
+        }
+    }
+
+    /// Reports the end of `vm` and gives back what it had.
+    fn end(&mut self, mut vm: Box<Vm>, end: End) {
+        vm.show_rest();
+        report::ended(&mut vm, end);
+        self.success &= end.is_success();
+        drop(vm);
+        root::forget_guest_translations();
+    }
+
+    /// Says of every VM where it is.
+    fn report_status(&mut self) {
+        for vm in &mut self.queue {
+            report::status(vm);
+        }
+        // Last, because a report makes the VM's VMCS current.
+        if let Some(vm) = &mut self.current {
+            report::status(vm);
+        }
+    }
+}

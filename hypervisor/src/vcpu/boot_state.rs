@@ -1,0 +1,117 @@
+//! The registers with which a vCPU begins, for each kind of image.
+
+use super::control::Cr0;
+
+/// One segment register with what is hidden behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Selector.
+    pub selector: u16,
+    /// Linear base address.
+    pub base: u64,
+    /// Limit in bytes.
+    pub limit: u32,
+    /// Access rights as VMX has them (SDM Vol. 3, "Guest Register State").
+    pub rights: u32,
+}
+
+/// A descriptor-table register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableRegister {
+    /// Linear base address.
+    pub base: u64,
+    /// Limit in bytes.
+    pub limit: u32,
+}
+
+/// Registers at the first entry; general-purpose registers that are not named
+/// are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BootState {
+    /// CR0 as the guest sees it.
+    pub cr0: u64,
+    /// CR3
+    pub cr3: u64,
+    /// CR4 as the guest sees it.
+    pub cr4: u64,
+    /// IA32_EFER
+    pub efer: u64,
+    /// RIP
+    pub rip: u64,
+    /// RSP
+    pub rsp: u64,
+    /// RDI
+    pub rdi: u64,
+    /// CS
+    pub code: Segment,
+    /// SS, DS, ES, FS and GS
+    pub data: Segment,
+    /// GDTR
+    pub gdt: TableRegister,
+}
+
+/// RFLAGS: only the bit that is always one.
+pub const RFLAGS_AT_START: u64 = 1 << 1;
+/// DR7 after reset (SDM Vol. 3, "Processor State After Reset").
+pub const DR7_AT_RESET: u64 = 0x400;
+/// IA32_PAT after reset (SDM Vol. 3, "Programming the PAT").
+pub const PAT_AT_RESET: u64 = 0x0007_0406_0007_0406;
+
+/// A busy 32-bit TSS: what TR must hold even where no task is used.
+pub const TASK: Segment = Segment {
+    selector: 0,
+    base: 0,
+    limit: 0x67,
+    rights: 0x8b,
+};
+/// A segment register that cannot be used.
+pub const UNUSABLE: Segment = Segment {
+    selector: 0,
+    base: 0,
+    limit: 0,
+    rights: 1 << 16,
+};
+
+const EFER_LME: u64 = 1 << 8;
+/// IA32_EFER: long mode is active.
+pub(super) const EFER_LMA: u64 = 1 << 10;
+const CR4_PAE: u64 = 1 << 5;
+/// Present, code or data, accessed; with execute/read or read/write below.
+const FLAT_RIGHTS: u32 = 1 << 7 | 1 << 4 | 1;
+const CODE_READABLE: u32 = 0b1010;
+const DATA_WRITABLE: u32 = 0b0010;
+const LONG: u32 = 1 << 13;
+const DEFAULT_32: u32 = 1 << 14;
+const PAGES: u32 = 1 << 15;
+
+impl BootState {
+    /// 64-bit mode with the page tables at `cr3` and flat segments.
+    pub fn long_mode(
+        rip: u64,
+        rsp: u64,
+        rdi: u64,
+        cr3: u64,
+        gdt: TableRegister,
+        selectors: [u16; 2],
+    ) -> Self {
+        let [code, data] = selectors;
+        let flat = |selector, rights| Segment {
+            selector,
+            base: 0,
+            limit: u32::MAX,
+            rights,
+        };
+        Self {
+            cr0: (Cr0::PE | Cr0::ET | Cr0::NE | Cr0::WP | Cr0::PG).bits(),
+            cr3,
+            cr4: CR4_PAE,
+            efer: EFER_LME | EFER_LMA,
+            rip,
+            rsp,
+            rdi,
+            code: flat(code, FLAT_RIGHTS | CODE_READABLE | LONG | PAGES),
+            data: flat(data, FLAT_RIGHTS | DATA_WRITABLE | DEFAULT_32 | PAGES),
+            gdt,
+        }
+    }
+}

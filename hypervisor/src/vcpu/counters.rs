@@ -1,0 +1,63 @@
+//! How often a vCPU left its guest, by reason: what tests assert on, and what a
+//! person asks first when a guest is slow.
+
+use crate::vmx::exit::Reason;
+use core::fmt;
+
+/// Exits by reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counters([u64; Reason::COUNT]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self([0; Reason::COUNT])
+    }
+}
+
+impl Counters {
+    /// Counts an exit; reasons that silicon may add beyond the table count as
+    /// the last.
+    #[inline]
+    pub fn count(&mut self, reason: Reason) {
+        let index = usize::from(reason.0).min(Reason::COUNT - 1);
+        if let Some(counter) = self.0.get_mut(index) {
+            *counter = counter.wrapping_add(1);
+        }
+    }
+
+    /// Exits for `reason` so far.
+    pub fn of(&self, reason: Reason) -> u64 {
+        self.0.get(usize::from(reason.0)).copied().unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for (reason, count) in (0_u16..).zip(self.0).filter(|(_, count)| *count > 0) {
+            write!(f, "{separator}{} {count}", Reason(reason).text())?;
+            separator = ", ";
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn exits_are_counted_and_shown_by_reason() {
+        let mut counters = Counters::default();
+        counters.count(Reason::CPUID);
+        counters.count(Reason::CPUID);
+        counters.count(Reason(u16::MAX));
+        assert_eq!(counters.of(Reason::CPUID), 2);
+        assert_eq!(counters.of(Reason::HLT), 0);
+        assert_eq!(
+            counters.to_string(),
+            "CPUID 2, an exit this hypervisor does not know 1"
+        );
+    }
+}

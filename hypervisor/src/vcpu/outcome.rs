@@ -1,0 +1,174 @@
+//! What comes of an exit.
+
+use crate::{
+    memory::address::Gpa,
+    vmx::exit::{EventInfo, Reason},
+    xstate::{features::XFeatures, xfd::Interception},
+};
+use core::fmt;
+
+/// What the run loop does after an exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "an outcome that nobody applies leaves the guest at the same instruction"]
+pub enum Outcome {
+    /// Run the guest on from where it is.
+    Resume,
+    /// Run it on behind the instruction.
+    Skip,
+    /// Deliver an exception at the instruction.
+    Inject(Exception),
+    /// Behind the instruction, with other MSRs and exceptions intercepted.
+    Intercept(Interception),
+    /// Execute the MOV to CR0 again: with this read shadow the CPU does the rest.
+    RetryCr0 {
+        /// The new read shadow.
+        shadow: u64,
+    },
+    /// As [`Outcome::RetryCr0`], for CR4, whose host-owned bits take effect too.
+    RetryCr4 {
+        /// The new read shadow.
+        shadow: u64,
+        /// The new CR4 of the hardware.
+        cr4: u64,
+    },
+    /// Behind the instruction, then back to the scheduler.
+    SkipAndLeave(Leave),
+    /// Back to the scheduler.
+    Leave(Leave),
+}
+
+/// Why the vCPU leaves its run loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// Its time slice is over.
+    SliceOver,
+    /// The machine wants the CPU.
+    Interrupted,
+    /// A console line waits to be shown.
+    Line,
+    /// It waits for an interrupt.
+    Halted,
+    /// Its container must grow by these components before the instruction can
+    /// be executed.
+    Grow(XFeatures),
+    /// The VM has ended.
+    Ended(End),
+}
+
+/// How a VM ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By its own wish, with this code; zero is success.
+    Code(u32),
+    /// By a mistake of the guest, or something we do not emulate.
+    Fault(Fault),
+}
+
+impl End {
+    /// Whether the VM's user got what was asked for.
+    pub fn is_success(self) -> bool {
+        self == Self::Code(0)
+    }
+}
+
+/// Why a VM had to be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// An exception while a double fault was delivered.
+    TripleFault,
+    /// HLT with nothing that could ever wake the vCPU.
+    HaltedForEver,
+    /// An access outside the VM's memory.
+    NoMemoryAt {
+        /// Where.
+        gpa: Gpa,
+        /// What the CPU reports of the access.
+        qualification: u64,
+    },
+    /// An INS or OUTS.
+    StringIo {
+        /// On this port.
+        port: u16,
+    },
+    /// An exception that the hypervisor did not ask to see.
+    UnexpectedException(EventInfo),
+    /// An exit that the hypervisor does not handle.
+    Unhandled(Reason),
+    /// VM entry failed with this VM-instruction error.
+    EntryFailed(u32),
+    /// The container could not grow by this many bytes.
+    NoMemoryForXstate(u32),
+    /// The hypervisor lost track of the vCPU's extended state: our bug, the
+    /// VM's end.
+    XstateLost,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TripleFault => f.write_str("triple fault"),
+            Self::HaltedForEver => f.write_str("halted with nothing left that could wake it"),
+            Self::NoMemoryAt { gpa, qualification } => {
+                let access = match qualification & 0b111 {
+                    access if access & 0b100 != 0 => "instruction fetch",
+                    access if access & 0b010 != 0 => "write",
+                    _ => "read",
+                };
+                write!(
+                    f,
+                    "{access} at guest-physical {gpa}, where there is no memory"
+                )
+            }
+            Self::StringIo { port } => {
+                write!(f, "string I/O on port {port:#x}, which is not emulated")
+            }
+            Self::UnexpectedException(info) => {
+                write!(
+                    f,
+                    "unexpected exception exit, interruption information {:#x}",
+                    info.0
+                )
+            }
+            Self::Unhandled(reason) => write!(f, "unhandled exit: {reason}"),
+            Self::EntryFailed(error) => {
+                write!(f, "VM entry failed with VM-instruction error {error}")
+            }
+            Self::NoMemoryForXstate(bytes) => {
+                write!(f, "no memory for {bytes} bytes of extended state")
+            }
+            Self::XstateLost => f.write_str("its extended state was left on another CPU"),
+        }
+    }
+}
+
+/// An exception for the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exception {
+    /// Its vector.
+    pub vector: u8,
+    /// Its error code, where the vector has one.
+    pub error_code: Option<u32>,
+}
+
+impl Exception {
+    /// #UD
+    pub const INVALID_OPCODE: Self = Self {
+        vector: 6,
+        error_code: None,
+    };
+    /// #NM
+    pub const DEVICE_NOT_AVAILABLE: Self = Self {
+        vector: 7,
+        error_code: None,
+    };
+    /// #GP(0)
+    pub const GENERAL_PROTECTION: Self = Self {
+        vector: 13,
+        error_code: Some(0),
+    };
+
+    /// The VM-entry interruption information.
+    pub const fn info(self) -> EventInfo {
+        EventInfo::exception(self.vector, self.error_code.is_some())
+    }
+}
