@@ -48,3 +48,8 @@ pub mod xfd;
 
 #[cfg(target_os = "none")]
 pub mod silicon;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+pub(crate) mod tests;
