@@ -4,3 +4,4 @@
 
 pub mod bus;
 pub mod uart;
+pub mod x2apic;

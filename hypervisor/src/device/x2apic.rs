@@ -1,0 +1,606 @@
+//! The local APIC of a vCPU, in x2APIC mode only (SDM Vol. 3, "Extended XAPIC
+//! (x2APIC)"): registers are MSRs, so no instruction has to be decoded.
+//!
+//! Time is the guest's TSC, handed in with each access; nothing here waits.
+
+use bitflags::bitflags;
+
+/// First MSR of the x2APIC.
+pub const FIRST_MSR: u32 = 0x800;
+/// Last MSR of the x2APIC.
+pub const LAST_MSR: u32 = 0x8ff;
+
+/// Offsets of registers from [`FIRST_MSR`] (SDM Vol. 3, "Local APIC Register
+/// Address Map Supported by x2APIC").
+mod register {
+    pub(super) const ID: u32 = 0x02;
+    pub(super) const VERSION: u32 = 0x03;
+    pub(super) const TASK_PRIORITY: u32 = 0x08;
+    pub(super) const PROCESSOR_PRIORITY: u32 = 0x0a;
+    pub(super) const EOI: u32 = 0x0b;
+    pub(super) const LOGICAL_DESTINATION: u32 = 0x0d;
+    pub(super) const SPURIOUS: u32 = 0x0f;
+    pub(super) const IN_SERVICE: u32 = 0x10;
+    pub(super) const TRIGGER_MODE: u32 = 0x18;
+    pub(super) const REQUEST: u32 = 0x20;
+    pub(super) const ERROR_STATUS: u32 = 0x28;
+    pub(super) const COMMAND: u32 = 0x30;
+    pub(super) const LVT_TIMER: u32 = 0x32;
+    pub(super) const LVT_ERROR: u32 = 0x37;
+    pub(super) const INITIAL_COUNT: u32 = 0x38;
+    pub(super) const CURRENT_COUNT: u32 = 0x39;
+    pub(super) const DIVIDE: u32 = 0x3e;
+    pub(super) const SELF_IPI: u32 = 0x3f;
+}
+use register as reg;
+
+/// Integrated APIC of six LVT entries, without suppression of EOI broadcasts.
+const VERSION: u32 = (LVT_ENTRIES as u32 - 1) << 16 | 0x14;
+const LVT_ENTRIES: usize = 6;
+const LVT_MASKED: u32 = 1 << 16;
+const SPURIOUS_AT_RESET: u32 = 0xff;
+const SPURIOUS_WRITABLE: u32 = 0x1ff;
+const SPURIOUS_ENABLED: u32 = 1 << 8;
+/// Bits of an LVT entry that can be written, in the order of their registers:
+/// the timer has a mode, the performance counter, thermal sensor and LINT pins
+/// a delivery mode, the pins polarity and trigger mode.
+const LVT_WRITABLE: [u32; LVT_ENTRIES] =
+    [0x7_00ff, 0x1_07ff, 0x1_07ff, 0x1_a7ff, 0x1_a7ff, 0x1_00ff];
+/// Bits of the LVT that hardware sets; a write of them is ignored.
+const LVT_STATUS: u32 = 1 << 12 | 1 << 14;
+/// The lowest vector that an interrupt can have.
+const FIRST_VECTOR: u8 = 16;
+
+bitflags! {
+    /// What went wrong (SDM Vol. 3, "Error Handling").
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    struct Errors: u32 {
+        const SEND_ILLEGAL_VECTOR = 1 << 5;
+        const RECEIVE_ILLEGAL_VECTOR = 1 << 6;
+    }
+}
+
+/// A set of vectors: IRR, ISR or TMR.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Vectors([u32; 8]);
+
+impl Vectors {
+    fn set(&mut self, vector: u8, value: bool) {
+        if let Some(word) = self.0.get_mut(usize::from(vector / 32)) {
+            let bit = 1 << (vector % 32);
+            *word = if value { *word | bit } else { *word & !bit };
+        }
+    }
+
+    fn highest(&self) -> Option<u8> {
+        let (index, word) = (0_u8..).zip(self.0).filter(|(_, word)| *word != 0).last()?;
+        Some(index * 32 + (31 - word.leading_zeros()) as u8)
+    }
+
+    fn word(&self, index: u32) -> u32 {
+        self.0.get(index as usize).copied().unwrap_or(0)
+    }
+}
+
+/// An access that raises #GP(0): no such register, or reserved bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused;
+
+/// An inter-processor interrupt that the guest asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipi {
+    /// What is delivered.
+    pub kind: IpiKind,
+    /// Who gets it.
+    pub to: IpiTarget,
+}
+
+/// What an IPI delivers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpiKind {
+    /// An interrupt with this vector.
+    Fixed(u8),
+    /// An NMI.
+    Nmi,
+    /// INIT.
+    Init,
+    /// A start-up IPI: execution begins at this page.
+    StartUp(u8),
+}
+
+/// Who gets an IPI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpiTarget {
+    /// The APIC with this ID, or all with `u32::MAX`.
+    Physical(u32),
+    /// The APICs of this logical destination.
+    Logical(u32),
+    /// The sender.
+    SelfOnly,
+    /// All.
+    AllWithSelf,
+    /// All but the sender.
+    AllButSelf,
+}
+
+/// What a write asks of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// An IPI to send.
+    Send(Ipi),
+    /// The timer was set or stopped, or an interrupt may have become
+    /// deliverable.
+    Changed,
+}
+
+/// How the timer counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TimerMode {
+    OneShot,
+    Periodic,
+    TscDeadline,
+    Reserved,
+}
+
+/// The registers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct X2Apic {
+    id: u32,
+    task_priority: u8,
+    spurious: u32,
+    lvt: [u32; LVT_ENTRIES],
+    request: Vectors,
+    in_service: Vectors,
+    errors: Errors,
+    error_status: Errors,
+    command: u64,
+    initial_count: u32,
+    divide: u32,
+    /// TSC at which the timer fires; `None` while it is stopped.
+    deadline: Option<u64>,
+    /// TSC ticks for each tick of the APIC's timer clock: the ratio of CPUID
+    /// leaf 0x15, so that a guest calibrates what the leaf says.
+    bus_ratio: u64,
+}
+
+impl X2Apic {
+    /// After reset.
+    pub fn new(id: u32, bus_ratio: u64) -> Self {
+        Self {
+            id,
+            task_priority: 0,
+            spurious: SPURIOUS_AT_RESET,
+            lvt: [LVT_MASKED; LVT_ENTRIES],
+            request: Vectors::default(),
+            in_service: Vectors::default(),
+            errors: Errors::empty(),
+            error_status: Errors::empty(),
+            command: 0,
+            initial_count: 0,
+            divide: 0,
+            deadline: None,
+            bus_ratio: bus_ratio.max(1),
+        }
+    }
+
+    /// The logical ID that x2APIC mode derives from the ID (SDM Vol. 3, "Deriving
+    /// Logical x2APIC ID from the Local x2APIC ID").
+    fn logical_id(&self) -> u32 {
+        self.id >> 4 << 16 | 1 << (self.id & 0xf)
+    }
+
+    /// RDMSR of register `FIRST_MSR + offset`.
+    ///
+    /// # Errors
+    /// The register does not exist or cannot be read.
+    pub fn read(&self, offset: u32, now: u64) -> Result<u64, Refused> {
+        let value = match offset {
+            reg::ID => self.id,
+            reg::VERSION => VERSION,
+            reg::TASK_PRIORITY => u32::from(self.task_priority),
+            reg::PROCESSOR_PRIORITY => u32::from(self.processor_priority()),
+            reg::LOGICAL_DESTINATION => self.logical_id(),
+            reg::SPURIOUS => self.spurious,
+            reg::IN_SERVICE..reg::TRIGGER_MODE => self.in_service.word(offset - reg::IN_SERVICE),
+            // Every interrupt here is edge-triggered.
+            reg::TRIGGER_MODE..reg::REQUEST => 0,
+            reg::REQUEST..reg::ERROR_STATUS => self.request.word(offset - reg::REQUEST),
+            reg::ERROR_STATUS => self.error_status.bits(),
+            reg::COMMAND => return Ok(self.command),
+            reg::LVT_TIMER..=reg::LVT_ERROR => self.lvt_entry(offset),
+            reg::INITIAL_COUNT => self.initial_count,
+            reg::CURRENT_COUNT => self.current_count(now),
+            reg::DIVIDE => self.divide,
+            _ => return Err(Refused),
+        };
+        Ok(u64::from(value))
+    }
+
+    /// WRMSR of register `FIRST_MSR + offset`.
+    ///
+    /// # Errors
+    /// The register does not exist, cannot be written, or the value has
+    /// reserved bits.
+    pub fn write(&mut self, offset: u32, value: u64, now: u64) -> Result<Effect, Refused> {
+        if offset == reg::COMMAND {
+            return self.write_command(value);
+        }
+        let value = u32::try_from(value).map_err(|_| Refused)?;
+        match offset {
+            reg::TASK_PRIORITY => self.task_priority = u8::try_from(value).map_err(|_| Refused)?,
+            reg::EOI if value == 0 => {
+                if let Some(vector) = self.in_service.highest() {
+                    self.in_service.set(vector, false);
+                }
+            }
+            reg::SPURIOUS if value & !SPURIOUS_WRITABLE == 0 => {
+                self.spurious = value;
+                if value & SPURIOUS_ENABLED == 0 {
+                    // SDM Vol. 3, "Local APIC State After It Has Been Software Disabled".
+                    self.lvt.iter_mut().for_each(|entry| *entry |= LVT_MASKED);
+                }
+            }
+            reg::ERROR_STATUS if value == 0 => {
+                self.error_status = core::mem::take(&mut self.errors);
+            }
+            reg::LVT_TIMER..=reg::LVT_ERROR => self.write_lvt(offset, value)?,
+            reg::INITIAL_COUNT => {
+                if self.timer_mode() != TimerMode::TscDeadline {
+                    self.initial_count = value;
+                    self.deadline = (value != 0).then(|| now.wrapping_add(self.period()));
+                }
+            }
+            reg::DIVIDE if value & !0b1011 == 0 => self.divide = value,
+            reg::SELF_IPI if value <= 0xff => self.accept(value as u8),
+            _ => return Err(Refused),
+        }
+        Ok(Effect::Changed)
+    }
+
+    /// IA32_TSC_DEADLINE, which reads zero unless armed in that mode.
+    pub fn tsc_deadline(&self) -> u64 {
+        match self.timer_mode() {
+            TimerMode::TscDeadline => self.deadline.unwrap_or(0),
+            _ => 0,
+        }
+    }
+
+    /// WRMSR of IA32_TSC_DEADLINE: ignored unless the timer is in that mode.
+    pub fn set_tsc_deadline(&mut self, value: u64) {
+        if self.timer_mode() == TimerMode::TscDeadline {
+            self.deadline = (value != 0).then_some(value);
+        }
+    }
+
+    /// Makes an interrupt pending.
+    pub fn accept(&mut self, vector: u8) {
+        if vector < FIRST_VECTOR {
+            self.report_error(Errors::RECEIVE_ILLEGAL_VECTOR);
+        } else {
+            self.request.set(vector, true);
+        }
+    }
+
+    /// Whether an IPI to `target` from the APIC with ID `sender` is for this one.
+    pub fn is_target(&self, target: IpiTarget, sender: u32) -> bool {
+        match target {
+            IpiTarget::Physical(id) => id == self.id || id == u32::MAX,
+            IpiTarget::Logical(u32::MAX) | IpiTarget::AllWithSelf => true,
+            IpiTarget::Logical(id) => {
+                let own = self.logical_id();
+                id >> 16 == own >> 16 && id & own & 0xffff != 0
+            }
+            IpiTarget::SelfOnly => sender == self.id,
+            IpiTarget::AllButSelf => sender != self.id,
+        }
+    }
+
+    /// TSC at which the timer fires next.
+    pub fn deadline(&self) -> Option<u64> {
+        self.deadline
+    }
+
+    /// Lets the timer fire if its time has come.
+    pub fn advance(&mut self, now: u64) {
+        let Some(deadline) = self.deadline.filter(|deadline| *deadline <= now) else {
+            return;
+        };
+        let entry = self.lvt_entry(reg::LVT_TIMER);
+        if entry & LVT_MASKED == 0 {
+            self.accept(entry as u8);
+        }
+        self.deadline = match self.timer_mode() {
+            TimerMode::Periodic => {
+                let period = self.period();
+                // Periods that nobody looked at are skipped, not made up for.
+                Some(now.wrapping_add(period - (now - deadline) % period))
+            }
+            _ => None,
+        };
+    }
+
+    /// The interrupt that the vCPU would take now, were its interrupts on.
+    #[inline]
+    pub fn deliverable(&self) -> Option<u8> {
+        if self.spurious & SPURIOUS_ENABLED == 0 {
+            return None;
+        }
+        let vector = self.request.highest()?;
+        (vector >> 4 > self.processor_priority() >> 4).then_some(vector)
+    }
+
+    /// The vCPU takes `vector`, which was [`Self::deliverable`].
+    pub fn deliver(&mut self, vector: u8) {
+        self.request.set(vector, false);
+        self.in_service.set(vector, true);
+    }
+
+    /// CR8 is bits 7:4 of the task priority.
+    pub fn cr8(&self) -> u64 {
+        u64::from(self.task_priority >> 4)
+    }
+
+    /// MOV to CR8 of a value below 16.
+    pub fn set_cr8(&mut self, value: u64) {
+        self.task_priority = (value as u8) << 4;
+    }
+
+    /// SDM Vol. 3, "Task and Processor Priorities".
+    fn processor_priority(&self) -> u8 {
+        let in_service = self.in_service.highest().unwrap_or(0);
+        if self.task_priority >> 4 >= in_service >> 4 {
+            self.task_priority
+        } else {
+            in_service & 0xf0
+        }
+    }
+
+    fn lvt_entry(&self, offset: u32) -> u32 {
+        self.lvt
+            .get((offset - reg::LVT_TIMER) as usize)
+            .copied()
+            .unwrap_or(LVT_MASKED)
+    }
+
+    fn write_lvt(&mut self, offset: u32, value: u32) -> Result<(), Refused> {
+        let index = (offset - reg::LVT_TIMER) as usize;
+        let writable = LVT_WRITABLE.get(index).copied().ok_or(Refused)?;
+        if value & !(writable | LVT_STATUS) != 0 {
+            return Err(Refused);
+        }
+        let before = self.timer_mode();
+        let forced = if self.spurious & SPURIOUS_ENABLED == 0 {
+            LVT_MASKED
+        } else {
+            0
+        };
+        if let Some(entry) = self.lvt.get_mut(index) {
+            *entry = value & writable | forced;
+        }
+        let after = self.timer_mode();
+        if before != after && (before == TimerMode::TscDeadline || after == TimerMode::TscDeadline)
+        {
+            // SDM Vol. 3, "TSC-Deadline Mode": a change of mode disarms the timer.
+            self.deadline = None;
+            self.initial_count = 0;
+        }
+        Ok(())
+    }
+
+    fn write_command(&mut self, value: u64) -> Result<Effect, Refused> {
+        const RESERVED: u64 = 0xfff3_2000 | 1 << 12;
+        if value & RESERVED != 0 {
+            return Err(Refused);
+        }
+        self.command = value;
+        let destination = (value >> 32) as u32;
+        let vector = value as u8;
+        let kind = match value >> 8 & 0b111 {
+            0 | 1 if vector < FIRST_VECTOR => {
+                self.report_error(Errors::SEND_ILLEGAL_VECTOR);
+                return Ok(Effect::Changed);
+            }
+            // Lowest priority: any of the targets may take it, so all that match do
+            // not have to; the first is as good as another.
+            0 | 1 => IpiKind::Fixed(vector),
+            4 => IpiKind::Nmi,
+            // INIT de-assert has no effect on CPUs with an x2APIC.
+            5 if value & 1 << 14 == 0 => return Ok(Effect::None),
+            5 => IpiKind::Init,
+            6 => IpiKind::StartUp(vector),
+            _ => return Ok(Effect::None),
+        };
+        let to = match value >> 18 & 0b11 {
+            0 if value & 1 << 11 == 0 => IpiTarget::Physical(destination),
+            0 => IpiTarget::Logical(destination),
+            1 => IpiTarget::SelfOnly,
+            2 => IpiTarget::AllWithSelf,
+            _ => IpiTarget::AllButSelf,
+        };
+        Ok(Effect::Send(Ipi { kind, to }))
+    }
+
+    fn report_error(&mut self, error: Errors) {
+        self.errors |= error;
+        let entry = self.lvt_entry(reg::LVT_ERROR);
+        let vector = entry as u8;
+        if entry & LVT_MASKED == 0 && vector >= FIRST_VECTOR {
+            self.request.set(vector, true);
+        }
+    }
+
+    fn timer_mode(&self) -> TimerMode {
+        match self.lvt_entry(reg::LVT_TIMER) >> 17 & 0b11 {
+            0 => TimerMode::OneShot,
+            1 => TimerMode::Periodic,
+            2 => TimerMode::TscDeadline,
+            _ => TimerMode::Reserved,
+        }
+    }
+
+    /// TSC ticks for each count: bits 3, 1 and 0 of the divide register encode a
+    /// power of two, with 0b111 for one.
+    fn ticks_per_count(&self) -> u64 {
+        let code = self.divide & 0b11 | self.divide >> 1 & 0b100;
+        self.bus_ratio << ((code + 1) % 8)
+    }
+
+    fn period(&self) -> u64 {
+        u64::from(self.initial_count) * self.ticks_per_count()
+    }
+
+    fn current_count(&self, now: u64) -> u32 {
+        match (self.timer_mode(), self.deadline) {
+            (TimerMode::OneShot | TimerMode::Periodic, Some(deadline)) => {
+                let left = deadline
+                    .saturating_sub(now)
+                    .div_ceil(self.ticks_per_count());
+                u32::try_from(left).unwrap_or(u32::MAX)
+            }
+            _ => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn enabled() -> X2Apic {
+        let mut apic = X2Apic::new(3, 4);
+        assert_eq!(apic.write(reg::SPURIOUS, 0x1ff, 0), Ok(Effect::Changed));
+        apic
+    }
+
+    #[test]
+    fn the_highest_vector_above_the_priority_is_delivered() {
+        let mut apic = enabled();
+        apic.accept(0x31);
+        apic.accept(0x52);
+        assert_eq!(apic.deliverable(), Some(0x52));
+        apic.deliver(0x52);
+        assert_eq!(apic.deliverable(), None);
+        apic.accept(0x61);
+        assert_eq!(apic.deliverable(), Some(0x61));
+        apic.set_cr8(6);
+        assert_eq!((apic.cr8(), apic.deliverable()), (6, None));
+        apic.set_cr8(0);
+        apic.deliver(0x61);
+        assert_eq!(apic.read(reg::IN_SERVICE + 2, 0), Ok(1 << 18));
+        assert_eq!(apic.write(reg::EOI, 0, 0), Ok(Effect::Changed));
+        assert_eq!(apic.write(reg::EOI, 0, 0), Ok(Effect::Changed));
+        assert_eq!(apic.deliverable(), Some(0x31));
+    }
+
+    #[test]
+    fn a_disabled_apic_delivers_nothing_and_masks_its_timer() {
+        let mut apic = X2Apic::new(0, 1);
+        apic.accept(0x40);
+        assert_eq!(apic.deliverable(), None);
+        assert_eq!(apic.write(reg::LVT_TIMER, 0x40, 0), Ok(Effect::Changed));
+        assert_eq!(apic.read(reg::LVT_TIMER, 0), Ok(0x1_0040));
+    }
+
+    #[test]
+    fn the_timer_fires_once_periodically_or_at_a_deadline() {
+        let mut apic = enabled();
+        let write = |apic: &mut X2Apic, offset, value| {
+            assert_eq!(apic.write(offset, value, 1000), Ok(Effect::Changed))
+        };
+        write(&mut apic, reg::LVT_TIMER, 0x40);
+        write(&mut apic, reg::DIVIDE, 0b1011);
+        write(&mut apic, reg::INITIAL_COUNT, 100);
+        assert_eq!(apic.deadline(), Some(1400));
+        assert_eq!(apic.read(reg::CURRENT_COUNT, 1200), Ok(50));
+        apic.advance(1399);
+        assert_eq!(apic.deliverable(), None);
+        apic.advance(1400);
+        assert_eq!((apic.deliverable(), apic.deadline()), (Some(0x40), None));
+
+        write(&mut apic, reg::LVT_TIMER, 1 << 17 | 0x41);
+        write(&mut apic, reg::DIVIDE, 0);
+        write(&mut apic, reg::INITIAL_COUNT, 100);
+        assert_eq!(apic.deadline(), Some(1800));
+        apic.advance(3500);
+        assert_eq!(
+            (apic.deliverable(), apic.deadline()),
+            (Some(0x41), Some(4200))
+        );
+
+        write(&mut apic, reg::LVT_TIMER, 2 << 17 | 0x42);
+        assert_eq!(apic.deadline(), None);
+        apic.set_tsc_deadline(7000);
+        assert_eq!(apic.tsc_deadline(), 7000);
+        apic.advance(7000);
+        assert_eq!((apic.deliverable(), apic.tsc_deadline()), (Some(0x42), 0));
+    }
+
+    #[test]
+    fn illegal_vectors_are_errors_and_not_interrupts() {
+        let mut apic = enabled();
+        assert_eq!(apic.write(reg::LVT_ERROR, 0x50, 0), Ok(Effect::Changed));
+        assert_eq!(apic.write(reg::COMMAND, 0x4_000f, 0), Ok(Effect::Changed));
+        assert_eq!(apic.write(reg::ERROR_STATUS, 0, 0), Ok(Effect::Changed));
+        assert_eq!(apic.read(reg::ERROR_STATUS, 0), Ok(1 << 5));
+        assert_eq!(apic.deliverable(), Some(0x50));
+    }
+
+    #[test]
+    fn commands_name_kind_and_target() {
+        let mut apic = enabled();
+        let mut send = |value| apic.write(reg::COMMAND, value, 0);
+        let ipi = |kind, to| Ok(Effect::Send(Ipi { kind, to }));
+        assert_eq!(
+            send(7 << 32 | 0x40),
+            ipi(IpiKind::Fixed(0x40), IpiTarget::Physical(7))
+        );
+        assert_eq!(
+            send(7 << 32 | 0x840),
+            ipi(IpiKind::Fixed(0x40), IpiTarget::Logical(7))
+        );
+        assert_eq!(send(0x4_4500), ipi(IpiKind::Init, IpiTarget::SelfOnly));
+        assert_eq!(
+            send(0xc_4608),
+            ipi(IpiKind::StartUp(8), IpiTarget::AllButSelf)
+        );
+        assert_eq!(send(0x8_0400), ipi(IpiKind::Nmi, IpiTarget::AllWithSelf));
+        assert_eq!(send(0x500), Ok(Effect::None));
+        assert_eq!(send(1 << 20), Err(Refused));
+    }
+
+    #[test]
+    fn targets_match_by_id_cluster_and_sender() {
+        let apic = X2Apic::new(0x13, 1);
+        assert!(apic.is_target(IpiTarget::Physical(0x13), 0));
+        assert!(apic.is_target(IpiTarget::Physical(u32::MAX), 0));
+        assert!(!apic.is_target(IpiTarget::Physical(3), 0));
+        assert!(apic.is_target(IpiTarget::Logical(1 << 16 | 0b1100), 0));
+        assert!(!apic.is_target(IpiTarget::Logical(2 << 16 | 0b1000), 0));
+        assert!(!apic.is_target(IpiTarget::AllButSelf, 0x13));
+        assert!(apic.is_target(IpiTarget::SelfOnly, 0x13));
+    }
+
+    proptest! {
+        #[test]
+        fn no_access_of_a_guest_panics(
+            accesses in proptest::collection::vec((0_u32..0x100, any::<u64>(), any::<u64>()), 1..50),
+        ) {
+            let mut apic = enabled();
+            for (offset, value, now) in accesses {
+                let _ = apic.write(offset, value, now);
+                let _ = apic.write(offset, value & 0xff, now);
+                apic.advance(now);
+                let read = apic.read(offset, now);
+                prop_assert!(read.is_err() || offset == reg::COMMAND || read.unwrap() <= u64::from(u32::MAX));
+                if let Some(vector) = apic.deliverable() {
+                    prop_assert!(vector >= FIRST_VECTOR);
+                    apic.deliver(vector);
+                }
+            }
+        }
+    }
+}
