@@ -8,18 +8,24 @@
 #![expect(unsafe_code, reason = "takes the machine over from the boot loader")]
 
 use crate::{
-    cpu::tables::{self, InterruptStacks},
+    cpu::{
+        tables::{self, InterruptStacks},
+        tsc,
+    },
     memory::{
         address::Hpa,
         host::{self, Host},
     },
     platform::power::{self, Verdict},
     say,
+    sched::Scheduler,
+    vm::create::Factory,
     vmx::root::Vmx,
     xstate::{layout::Layout, silicon::Silicon, swap::CpuXstate},
 };
 use bootloader_api::{BootInfo, info::MemoryRegionKind};
 use core::{fmt, ops::Range};
+use guest_loader::bundle::Bundle;
 use linked_list_allocator::LockedHeap;
 use raw_cpuid::CpuIdReaderNative;
 use spin::Once;
@@ -143,12 +149,31 @@ extern "C" fn continue_on_own_tables() -> ! {
     // good, and this is the only one made here.
     let silicon = unsafe { Silicon::new(&layout) };
     let cpu = CpuXstate::take_over(silicon, &layout, 0).unwrap_or_else(|error| refuse(error));
-    let scheduler = crate::sched::Scheduler::new(
+    let mut scheduler = Scheduler::new(
         cpu,
         tables,
         layout.clone(),
         &vmx,
-        crate::cpu::tsc::ticks_per_second(&cpuid),
+        tsc::ticks_per_second(&cpuid),
     );
+    let bundle = machine
+        .bundle
+        .unwrap_or_else(|| refuse("the boot loader brought no guest bundle"));
+    let bundle =
+        Bundle::parse(bundle).unwrap_or_else(|error| refuse(format_args!("guest bundle: {error}")));
+    let factory = Factory {
+        cpuid,
+        layout: &layout,
+        vmx: &vmx,
+    };
+    for (number, vm) in bundle.vms.iter().enumerate() {
+        match factory.create(number, vm) {
+            Ok(vm) => scheduler.add(vm),
+            Err(error) => {
+                say!("VM {:?} cannot be made: {error}", vm.config.name);
+                scheduler.count_failure();
+            }
+        }
+    }
     power::end(scheduler.run())
 }

@@ -40,4 +40,25 @@ pub struct Vcpu {
     pub bus: Arc<Mutex<Bus>>,
 }
 
+impl Vcpu {
+    /// A vCPU after reset.
+    pub fn new(
+        frame: Frame,
+        cpuid: CpuidModel,
+        xstate: Fpstate,
+        control: ControlModel,
+        bus: Arc<Mutex<Bus>>,
+    ) -> Self {
+        Self {
+            frame,
+            counters: Counters::default(),
+            cpuid,
+            xstate,
+            control,
+            task_priority: 0,
+            bus,
+        }
+    }
+}
+
 const _: () = assert!(core::mem::offset_of!(Vcpu, frame) == 0);

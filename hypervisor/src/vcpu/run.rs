@@ -55,6 +55,11 @@ pub struct Runner {
 
 const _: () = assert!(core::mem::offset_of!(Runner, vcpu) == 0);
 
+/// The frame of a vCPU that this loop will run.
+pub fn frame() -> Frame {
+    Frame::new(on_exit)
+}
+
 /// MSRs that belong to the guest while it runs: the hypervisor never uses them,
 /// or VM entry and exit exchange them.
 const PASSED_THROUGH: [Msr; 13] = [
@@ -104,7 +109,6 @@ impl Runner {
         ept_pointer: u64,
         boot: &BootState,
     ) -> Result<Box<Self>, VmxError> {
-        vcpu.frame = Frame::new(on_exit);
         vcpu.frame.registers.rdi = boot.rdi;
         let mut msr_bitmap = Box::new(MsrBitmap::intercept_all());
         for msr in PASSED_THROUGH {
@@ -267,7 +271,7 @@ impl Report for FromVmcs<'_, '_> {
 ///
 /// # Safety
 /// `frame` is that of a [`Runner`] inside [`Runner::run`].
-pub(crate) unsafe extern "sysv64" fn on_exit(frame: *mut Frame) -> bool {
+unsafe extern "sysv64" fn on_exit(frame: *mut Frame) -> bool {
     // SAFETY: the frame begins the vCPU, which begins the runner; `run` holds
     // both mutably and does not touch them until we return.
     let runner = unsafe { &mut *frame.cast::<Runner>() };

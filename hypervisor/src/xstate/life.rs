@@ -96,6 +96,17 @@ impl VcpuXstate {
         }
     }
 
+    /// The container, for the run loop to keep.
+    ///
+    /// # Errors
+    /// [`LifeError::NotFinalized`].
+    pub fn into_container(self) -> Result<Fpstate, LifeError> {
+        match self.stage {
+            Stage::Finalized(container) => Ok(container),
+            Stage::Created | Stage::Configured(_) => Err(LifeError::NotFinalized),
+        }
+    }
+
     /// The container.
     ///
     /// # Errors

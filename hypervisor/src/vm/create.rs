@@ -1,0 +1,205 @@
+//! From a description in the bundle to a VM that can run: check everything,
+//! then take memory. A VM that cannot be made is refused with the reason, and
+//! the others go on.
+
+use super::Vm;
+use crate::{
+    device::bus::Bus,
+    memory::{
+        address::Gpa,
+        ept::MapError,
+        guest::{GuestMemory, OutsideMemory},
+    },
+    vcpu::{
+        Vcpu,
+        boot_state::{BootState, TableRegister},
+        control::ControlModel,
+        cpuid_model::{CpuidModel, check::Missing, supported::Topology},
+        run::{self, Runner},
+    },
+    vmx::root::{Vmx, VmxError},
+    xstate::{
+        features::XFeatures,
+        fpstate::Allocation,
+        layout::Layout,
+        life::{LifeError, VcpuXstate},
+        permission::{Permission, PermissionError, Request, Vector},
+        xfd::XfdErrPolicy,
+    },
+};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use core::fmt;
+use guest_loader::{Entry, bundle};
+use raw_cpuid::CpuIdReader;
+use spin::Mutex;
+
+/// What VMs are made from.
+pub struct Factory<'a, C> {
+    /// The host's CPUID.
+    pub cpuid: C,
+    /// Its extended state.
+    pub layout: &'a Layout,
+    /// Its VMX.
+    pub vmx: &'a Vmx,
+}
+
+/// Why a VM was not made.
+#[derive(Debug)]
+pub enum CreateError {
+    /// Its image.
+    Image(guest_loader::Error),
+    /// What it asks of extended state.
+    Permission(PermissionError),
+    /// Its CPUID names what it may not have.
+    Cpuid(Vec<Missing>),
+    /// Its extended state.
+    Life(LifeError),
+    /// Its memory.
+    Memory(MapError),
+    /// Its image does not fit its memory.
+    Placement(OutsideMemory),
+    /// Its control structure.
+    Vmx(VmxError),
+    /// It has more than one vCPU.
+    Vcpus(u32),
+    /// No VPID is left.
+    Vpid,
+}
+
+impl fmt::Display for CreateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image(error) => write!(f, "image: {error}"),
+            Self::Permission(error) => write!(f, "xstate: {error}"),
+            Self::Cpuid(missing) => {
+                f.write_str("CPUID:")?;
+                missing
+                    .iter()
+                    .try_for_each(|missing| write!(f, " {missing}"))
+            }
+            Self::Life(error) => write!(f, "xstate: {error}"),
+            Self::Memory(MapError::OutOfMemory) => {
+                f.write_str("the machine has not enough memory left")
+            }
+            Self::Memory(error) => write!(f, "memory: {error:?}"),
+            Self::Placement(error) => write!(f, "image: {error}"),
+            Self::Vmx(error) => write!(f, "{error}"),
+            Self::Vcpus(vcpus) => write!(f, "{vcpus} vCPUs were asked for; one is supported"),
+            Self::Vpid => f.write_str("all 65535 VPIDs are in use"),
+        }
+    }
+}
+
+impl<C: CpuIdReader> Factory<'_, C> {
+    /// Makes the `number`th VM of the machine.
+    ///
+    /// # Errors
+    /// The reason; nothing is kept of it.
+    pub fn create(&self, number: usize, vm: &bundle::Vm<'_>) -> Result<Box<Vm>, CreateError> {
+        let config = &vm.config;
+        if config.vcpus != 1 {
+            return Err(CreateError::Vcpus(config.vcpus));
+        }
+        // Zero is the hypervisor's own.
+        let vpid = u16::try_from(number + 1).map_err(|_| CreateError::Vpid)?;
+        let plan = guest_loader::plan(vm.image, config.memory, &config.cmdline)
+            .map_err(CreateError::Image)?;
+        let bus = Arc::new(Mutex::new(Bus::default()));
+        let vcpu = self.vcpu(&config.xstate, bus.clone())?;
+
+        let mut memory =
+            GuestMemory::new(config.memory, self.vmx.ept_pages).map_err(CreateError::Memory)?;
+        for (gpa, bytes) in &plan.copies {
+            memory
+                .write(Gpa(*gpa), bytes)
+                .map_err(CreateError::Placement)?;
+        }
+        let boot = boot_state(plan.entry);
+        let runner = Runner::new(vcpu, self.vmx, vpid, memory.ept_pointer(), &boot)
+            .map_err(CreateError::Vmx)?;
+        Ok(Box::new(Vm {
+            name: config.name.as_str().into(),
+            runner,
+            memory,
+            bus,
+        }))
+    }
+
+    /// Rules xs-01, xs-02 and xs-04: permission, CPUID, then the container.
+    fn vcpu(
+        &self,
+        xstate: &bundle::XstateDescription,
+        bus: Arc<Mutex<Bus>>,
+    ) -> Result<Vcpu, CreateError> {
+        let request = Request {
+            vector: match xstate.vector {
+                bundle::Vector::Sse => Vector::Sse,
+                bundle::Vector::Avx => Vector::Avx,
+                bundle::Vector::Avx512 => Vector::Avx512,
+            },
+            beyond_vectors: if xstate.amx {
+                XFeatures::TILES
+            } else {
+                XFeatures::EMPTY
+            },
+            supervisor: XFeatures::EMPTY,
+        };
+        let allocation = match xstate.allocation {
+            bundle::Allocation::Static => Allocation::Static,
+            bundle::Allocation::OnDemand => Allocation::OnDemand,
+        };
+        let policy = match xstate.xfd_err {
+            bundle::XfdErr::Intercept => XfdErrPolicy::Intercept,
+            bundle::XfdErr::Switch => XfdErrPolicy::Switch,
+        };
+        let mut permission =
+            Permission::check(self.layout, &request).map_err(CreateError::Permission)?;
+        let topology = Topology {
+            vcpus: 1,
+            apic_id: 0,
+        };
+        let supported = CpuidModel::supported(&self.cpuid, self.layout, &permission, topology);
+        let (cpuid, offer) = supported
+            .changed(self.layout, &permission, &[])
+            .map_err(CreateError::Cpuid)?;
+        let mut life = VcpuXstate::create(&mut permission);
+        life.configure(offer).map_err(CreateError::Life)?;
+        life.finalize(self.layout, allocation, policy)
+            .map_err(CreateError::Life)?;
+        let control = ControlModel {
+            offered_cr4: cpuid.offered_cr4() & self.vmx.cr4_may_be_one,
+            vmx_cr0: self.vmx.cr0_must_be_one,
+            vmx_cr4: self.vmx.cr4_must_be_one,
+        };
+        let xstate = life.into_container().map_err(CreateError::Life)?;
+        Ok(Vcpu::new(run::frame(), cpuid, xstate, control, bus))
+    }
+}
+
+fn boot_state(entry: Entry) -> BootState {
+    match entry {
+        Entry::Long64 {
+            rip,
+            rsp,
+            start_info,
+            cr3,
+            gdt_base,
+            gdt_limit,
+            code_selector,
+            data_selector,
+        } => {
+            let gdt = TableRegister {
+                base: gdt_base,
+                limit: u32::from(gdt_limit),
+            };
+            BootState::long_mode(
+                rip,
+                rsp,
+                start_info,
+                cr3,
+                gdt,
+                [code_selector, data_selector],
+            )
+        }
+    }
+}
