@@ -208,3 +208,6 @@ impl CpuidModel {
             .fold(ALWAYS, |mask, (bit, _)| mask | 1 << bit)
     }
 }
+
+#[cfg(test)]
+mod tests;

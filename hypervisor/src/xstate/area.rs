@@ -180,8 +180,15 @@ impl Area {
     #[cfg(debug_assertions)]
     #[must_use]
     pub fn guard_intact(&self) -> bool {
-        let behind = self.lines.iter().flat_map(|line| &line.0);
-        behind.skip(self.size as usize).all(|&byte| byte == GUARD)
+        let bytes = self.lines.iter().flat_map(|line| &line.0);
+        let mut behind = bytes.skip(self.size as usize);
+        behind
+            .by_ref()
+            .take(LINE)
+            .filter(|&&byte| byte == GUARD)
+            .count()
+            == LINE
+            && behind.all(|&byte| byte == GUARD)
     }
 
     /// Its address, for the instructions that restore from it.

@@ -142,8 +142,8 @@ impl Fpstate {
             .area
             .grown(layout, features)
             .map_err(GrowError::OutOfMemory)?;
-        // Both: what XSAVES would leave unwritten as unmodified is at the old
-        // address only, so the state is loaded again from the new one.
+        // XSAVEOPT and XSAVES leave out what is unmodified since a restore from
+        // the same address, which a later area may get: restore from this one.
         self.residence = Residence::Memory;
         Ok(())
     }

@@ -265,11 +265,18 @@ impl XRegisters for Model {
             self.xfd
         );
         for number in enabled.numbers() {
-            let state = if present.contains(XFeatures::single(number)) {
-                self.load(area, number, set)
-            } else {
-                self.initial(number)
-            };
+            let mut state = self.load(area, number, set);
+            if !present.contains(XFeatures::single(number)) {
+                let initial = self.initial(number);
+                // The standard form loads MXCSR whatever XSTATE_BV says.
+                let kept = if number == 1 && area.format() == Format::Standard {
+                    4
+                } else {
+                    0
+                };
+                state.resize(initial.len(), 0);
+                state[kept..].copy_from_slice(&initial[kept..]);
+            }
             self.state.insert(number, state);
         }
         self.log.push(Event::Restore(present & enabled));

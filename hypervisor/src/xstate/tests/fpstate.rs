@@ -2,7 +2,7 @@ use super::made_up::{self, vcpu};
 use crate::xstate::features::XFeatures;
 use crate::xstate::fpstate::{Allocation, GrowError, InRegisters};
 use crate::xstate::layout::Format;
-use crate::xstate::model::Model;
+use crate::xstate::model::{Event, Model};
 use crate::xstate::swap::CpuXstate;
 use crate::xstate::xfd::XfdErrPolicy::Intercept;
 
@@ -33,7 +33,8 @@ fn rule_xs_05_on_demand_begins_without_dynamic_components() {
 
 #[test]
 fn rule_xs_05_growing_loses_nothing() {
-    for cpu in made_up::all_with_tiles() {
+    let cpus = made_up::all_with_tiles().into_iter();
+    for cpu in cpus.chain([made_up::low_dynamic()]) {
         let layout = cpu.layout();
         let mut cpu = CpuXstate::take_over(Model::dirty(&layout), &layout, 0).unwrap();
         let mut grows = vcpu(&layout, Allocation::OnDemand, Intercept);
@@ -46,16 +47,20 @@ fn rule_xs_05_growing_loses_nothing() {
             cpu.registers.guest_writes(number, 0xc0 | number).unwrap();
         }
         let before = cpu.registers.state.clone();
-        assert_eq!(
-            grows.grow(&layout, XFeatures::TILE_DATA),
-            Err(GrowError::InRegisters)
-        );
-        cpu.park(&mut grows).unwrap();
-        grows.grow(&layout, XFeatures::TILE_DATA).unwrap();
-        assert!(grows.room().contains(XFeatures::TILE_DATA));
-        assert_eq!(grows.size(), layout.size(grows.room(), layout.format()));
-        cpu.make_current(None, &mut grows).unwrap();
-        assert_eq!(cpu.registers.state, before);
+        for number in layout.dynamic().numbers() {
+            let more = XFeatures::single(number);
+            assert_eq!(grows.grow(&layout, more), Err(GrowError::InRegisters));
+            cpu.park(&mut grows).unwrap();
+            grows.grow(&layout, more).unwrap();
+            assert!(grows.room().contains(more));
+            assert_eq!(grows.size(), layout.size(grows.room(), layout.format()));
+            // Another place in memory: loaded from there, not found in registers.
+            cpu.registers.log.clear();
+            cpu.make_current(None, &mut grows).unwrap();
+            let live = XFeatures::X87 | xcr0;
+            assert!(cpu.registers.log.contains(&Event::Restore(live)));
+            assert_eq!(cpu.registers.state, before);
+        }
         // Beyond what is offered nothing grows.
         cpu.park(&mut grows).unwrap();
         grows.grow(&layout, XFeatures::ALL).unwrap();

@@ -209,6 +209,17 @@ pub(crate) fn future() -> MadeUp {
     cpu
 }
 
+/// A dynamic component that, in the compacted format, moves others when room
+/// is made for it.
+pub(crate) fn low_dynamic() -> MadeUp {
+    let mut cpu = amx();
+    cpu.sub_leaves
+        .push(sub_leaf(4, 200, 11008, ALIGNED | DYNAMIC));
+    cpu.sub_leaves
+        .push(sub_leaf(3, 100, 11328, ALIGNED | DYNAMIC));
+    cpu
+}
+
 pub(crate) fn all_with_tiles() -> Vec<MadeUp> {
     std::vec![
         amx(),

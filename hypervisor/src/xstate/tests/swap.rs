@@ -174,6 +174,32 @@ fn rule_xs_10_an_armed_component_not_in_use_costs_no_bytes() {
 }
 
 #[test]
+fn rule_xs_10_two_that_are_armed_and_not_in_use_need_no_xfd_write() {
+    let mut two = Two::new(&made_up::amx());
+    two.arm_first();
+    two.load_second();
+    let armed = two
+        .cpu
+        .write_msr(&mut two.second, XMsr::Xfd, TILE_DATA.bits());
+    assert!(armed.is_ok());
+    for log in [two.load_first(), two.load_second()] {
+        assert!(!log.iter().any(|e| matches!(e, Event::Xfd(_))), "{log:?}");
+    }
+}
+
+#[test]
+fn rule_xs_10_live_armed_and_disabled_in_xcr0_at_once() {
+    let mut two = Two::new(&made_up::amx());
+    two.cpu.registers.guest_writes(18, 0x55).unwrap();
+    two.arm_first();
+    assert!(two.cpu.xsetbv(&mut two.first, 0, 1).is_ok());
+    two.load_second();
+    assert!(!two.cpu.registers.not_initial().intersects(TILE_DATA));
+    two.load_first();
+    assert_eq!(two.cpu.registers.state[&18], std::vec![0x55; 8192]);
+}
+
+#[test]
 fn rule_xs_10_components_disabled_in_xcr0_keep_their_data() {
     let mut two = Two::new(&made_up::amx_with_cet());
     let all = two.first.offer().user();

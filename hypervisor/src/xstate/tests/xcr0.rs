@@ -80,6 +80,14 @@ fn rule_xs_06_only_what_is_offered() {
     assert_eq!(check_xsetbv(0, AVX512, avx), Err(unsupported));
 }
 
+#[test]
+fn rule_xs_06_xcr0_is_the_only_register() {
+    assert_eq!(
+        check_xsetbv(1, 1, XFeatures::ALL),
+        Err(XsetbvFault::NoSuchRegister(1))
+    );
+}
+
 proptest! {
     #[test]
     fn rule_xs_06_no_other_register(index in 1_u32.., value: u64) {

@@ -259,6 +259,15 @@ fn rule_xs_08_a_value_set_by_the_guest_itself_survives_a_swap() {
         guest.enter();
         guest.cpu.registers.xfd_err = TILES;
         guest.exit();
+        // Parked and still in the registers, it is put back just as well.
+        guest.cpu.park(&mut guest.vcpu).unwrap();
+        if policy == XfdErrPolicy::Intercept {
+            assert_eq!(guest.error(), NONE);
+        }
+        guest.cpu.make_current(None, &mut guest.vcpu).unwrap();
+        guest.enter();
+        assert_eq!(guest.error(), TILES);
+        guest.exit();
         let mut other = vcpu(&guest.layout, Allocation::Static, policy);
         guest
             .cpu
