@@ -17,8 +17,8 @@ const COMPACTED: u64 = 1 << 63;
 
 /// Offset and initial value of MXCSR. Every restore in the standard format
 /// loads it, even where SSE state is to be initialised.
-const MXCSR_OFFSET: u32 = 24;
-const MXCSR_INIT: u32 = 0x1f80;
+pub(in crate::xstate) const MXCSR_OFFSET: u32 = 24;
+pub(in crate::xstate) const MXCSR_INIT: [u8; 4] = 0x1f80_u32.to_le_bytes();
 
 /// What lies behind the area while `debug_assertions` are on.
 const GUARD: u8 = 0xa5;
@@ -26,6 +26,24 @@ const GUARD: u8 = 0xa5;
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([u8; LINE]);
+
+/// Memory for `count` lines, if there is any.
+fn reserve(count: usize) -> Option<Vec<Line>> {
+    #[cfg(test)]
+    if REFUSE.get() {
+        return None;
+    }
+    let mut lines = Vec::new();
+    lines.try_reserve_exact(count).ok()?;
+    Some(lines)
+}
+
+#[cfg(test)]
+std::thread_local! {
+    /// Whether there is no memory for further areas.
+    pub(in crate::xstate) static REFUSE: core::cell::Cell<bool> =
+        const { core::cell::Cell::new(false) };
+}
 
 /// Memory for a container was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,10 +78,7 @@ impl Area {
         let size = layout.size(features, format);
         let used = (size as usize).div_ceil(LINE);
         let guard = usize::from(cfg!(debug_assertions));
-        let mut lines = Vec::new();
-        lines
-            .try_reserve_exact(used + guard)
-            .map_err(|_| OutOfMemory { bytes: size })?;
+        let mut lines = reserve(used + guard).ok_or(OutOfMemory { bytes: size })?;
         lines.resize(used + guard, Line([GUARD; LINE]));
         let mut area = Self {
             lines,
@@ -80,7 +95,7 @@ impl Area {
         for byte in self.bytes_mut() {
             *byte = 0;
         }
-        self.write(MXCSR_OFFSET, &MXCSR_INIT.to_le_bytes());
+        self.write(MXCSR_OFFSET, &MXCSR_INIT);
         if self.format == Format::Compacted {
             self.set_header_word(1, COMPACTED | self.features.bits());
         }
@@ -135,6 +150,13 @@ impl Area {
     pub fn write(&mut self, at: u32, from: &[u8]) {
         for (to, from) in self.bytes_mut().skip(at as usize).zip(from) {
             *to = *from;
+        }
+    }
+
+    /// Clears `size` bytes from offset `at` on.
+    pub fn write_zeros(&mut self, at: u32, size: u32) {
+        for byte in self.bytes_mut().skip(at as usize).take(size as usize) {
+            *byte = 0;
         }
     }
 

@@ -29,17 +29,20 @@
 //! | xs-09 | [`xfd`] | #NM not intercepted |
 //! | xs-10, xs-11 | [`swap`] | nothing lost, nothing left |
 //! | xs-12 | [`events`] | the fast path |
-//! | xs-13 | `image` | state as data |
+//! | xs-13 | [`image`], [`control`] | state as data |
 //!
 //! Everything here but `silicon.rs` is safe code that runs on any host; the
 //! tests hold it against made-up processors. Nothing here knows of VMX.
 
 pub mod area;
+pub mod control;
 pub mod events;
 pub mod features;
 pub mod fpstate;
+pub mod image;
 pub mod layout;
 pub mod life;
+pub mod malformed;
 pub mod permission;
 pub mod registers;
 pub mod swap;

@@ -1,6 +1,7 @@
 use super::made_up::{self, ALIGNED, DYNAMIC, MadeUp, SUPERVISOR, XSAVES, sub_leaf};
 use crate::xstate::features::XFeatures;
-use crate::xstate::layout::{Format, Layout, LayoutError, SubLeafFault};
+use crate::xstate::layout::{Format, Layout};
+use crate::xstate::malformed::{LayoutError, SubLeafFault};
 use proptest::prelude::*;
 use raw_cpuid::CpuIdResult;
 use std::string::ToString;

@@ -1,4 +1,5 @@
 use super::made_up;
+use crate::xstate::area::{OutOfMemory, REFUSE};
 use crate::xstate::features::XFeatures;
 use crate::xstate::fpstate::Allocation;
 use crate::xstate::life::{LifeError, VcpuXstate};
@@ -35,6 +36,13 @@ fn rule_xs_04_each_wrong_order_is_its_own_error() {
     vcpu.configure(offer).unwrap();
     assert_eq!(vcpu.container().err(), Some(LifeError::NotFinalized));
 
+    REFUSE.set(true);
+    let refused = LifeError::OutOfMemory(OutOfMemory { bytes: 10752 });
+    assert_eq!(
+        vcpu.finalize(&layout, Allocation::Static, POLICY),
+        Err(refused)
+    );
+    REFUSE.set(false);
     vcpu.finalize(&layout, Allocation::Static, POLICY).unwrap();
     assert_eq!(
         vcpu.container().map(|container| container.size()),

@@ -1,8 +1,9 @@
 use super::made_up::{self, vcpu};
+use crate::xstate::area::{OutOfMemory, REFUSE};
 use crate::xstate::events::{GuestFault, Outcome};
 use crate::xstate::features::XFeatures;
-use crate::xstate::fpstate::{Allocation, Fpstate};
-use crate::xstate::layout::Layout;
+use crate::xstate::fpstate::{Allocation, Fpstate, GrowError};
+use crate::xstate::layout::{Format, Layout};
 use crate::xstate::model::{Event, Model};
 use crate::xstate::registers::XMsr;
 use crate::xstate::swap::CpuXstate;
@@ -191,6 +192,13 @@ fn rule_xs_05_xfd_exits_until_there_is_room() {
     assert_eq!(guest.write(XMsr::Xfd, 1 << 40), Ok(Outcome::Grow(TILES)));
     assert_eq!(guest.cpu.registers.xfd.bits(), both);
     guest.cpu.park(&mut guest.vcpu).unwrap();
+    REFUSE.set(true);
+    let refused = guest.vcpu.grow(&guest.layout, TILES);
+    let bytes = guest
+        .layout
+        .size(guest.vcpu.room() | TILES, Format::Compacted);
+    assert_eq!(refused, Err(GrowError::OutOfMemory(OutOfMemory { bytes })));
+    REFUSE.set(false);
     guest.vcpu.grow(&guest.layout, TILES).unwrap();
     guest.cpu.make_current(None, &mut guest.vcpu).unwrap();
     assert_eq!(guest.write(XMsr::Xfd, 1 << 40), Ok(Outcome::Done));
