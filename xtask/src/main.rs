@@ -1,2 +1,187 @@
-//! Build, run and test Tilevisor.
-fn main() {}
+//! `cargo xtask`: one command for people.
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand, ValueEnum};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+use xtask::{
+    build::{self, Firmware},
+    bundle,
+    machine::{Machine, Spec},
+    run::{self, Ended},
+    size, test,
+};
+
+/// Build, run and test Tilevisor.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Boot a machine with the hypervisor and a bundle of guests
+    Run {
+        /// The guests (a TOML file) [default: the AMX demo]
+        #[arg(long)]
+        bundle: Option<PathBuf>,
+        /// The machine to boot
+        #[arg(long, default_value = "auto")]
+        machine: Choice,
+        /// Number of its CPUs
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
+        cpus: u32,
+        /// Its memory, with the unit K, M or G
+        #[arg(long, default_value = "1G", value_parser = size::parse)]
+        memory: u64,
+        /// Seconds after which it is ended
+        #[arg(long, default_value_t = 60)]
+        timeout: u64,
+        /// Print the command that starts the machine instead of starting it
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Run all tests, or those whose name contains FILTER
+    Test {
+        /// Part of a test's name
+        filter: Option<String>,
+    },
+    /// Write a disk image that boots the hypervisor and a bundle
+    Image {
+        /// For machines with a BIOS
+        #[arg(long, required_unless_present = "uefi", conflicts_with = "uefi")]
+        bios: bool,
+        /// For machines with UEFI
+        #[arg(long)]
+        uefi: bool,
+        /// Where to write it
+        #[arg(short)]
+        out: PathBuf,
+        /// The guests (a TOML file) [default: the AMX demo]
+        #[arg(long)]
+        bundle: Option<PathBuf>,
+    },
+    /// List the machines and say which work here, and why the others do not
+    Machine {
+        /// Build or install what the emulated machine needs
+        #[arg(long)]
+        build: bool,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Choice {
+    /// kvm where nested VMX is real, else bochs
+    Auto,
+    /// QEMU on KVM with the host's CPU
+    Kvm,
+    /// Emulated Sapphire Rapids
+    Bochs,
+    /// QEMU without VMX
+    Tcg,
+}
+
+impl Choice {
+    fn machine(self) -> Machine {
+        match self {
+            Self::Kvm => Machine::Kvm,
+            Self::Bochs => Machine::Bochs,
+            Self::Tcg => Machine::Tcg,
+            Self::Auto => {
+                let (machine, reason) = Machine::auto();
+                if let Some(reason) = reason {
+                    eprintln!("machine {machine}; not kvm: {reason}");
+                }
+                machine
+            }
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match perform(Arguments::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(command: Command) -> Result<bool> {
+    match command {
+        Command::Run {
+            bundle,
+            machine,
+            cpus,
+            memory,
+            timeout,
+            dry_run,
+        } => {
+            let machine = machine.machine();
+            if !dry_run {
+                machine.prepare()?;
+            }
+            let folder = tempfile::tempdir_in(run::run_folder()?)?;
+            let disk = folder.path().join("disk.img");
+            let spec = Spec {
+                disk: &disk,
+                firmware: Firmware::Bios,
+                cpus,
+                memory,
+            };
+            if dry_run {
+                // The port is chosen when the machine is started.
+                println!("{:?}", machine.command(&spec, folder.path(), 0)?);
+                return Ok(true);
+            }
+            write_disk(bundle, Firmware::Bios, &disk)?;
+            run::end_machines_on_interrupt()?;
+            let limit = Duration::from_secs(timeout);
+            match run::run(machine, &spec, limit, |line| println!("{line}"))?.ended {
+                Ended::Verdict { success } => Ok(success),
+                Ended::Silent { why } => bail!("{why}"),
+                Ended::TimedOut { report } => bail!("{report}"),
+            }
+        }
+        Command::Test { filter } => test::run(filter.as_deref()),
+        Command::Image {
+            bios: _,
+            uefi,
+            out,
+            bundle,
+        } => {
+            let firmware = if uefi { Firmware::Uefi } else { Firmware::Bios };
+            write_disk(bundle, firmware, &out)?;
+            println!("{} boots on a machine with VMX and AMX", out.display());
+            Ok(true)
+        }
+        Command::Machine { build } => {
+            if build {
+                Machine::Bochs.prepare()?;
+            }
+            let (chosen, _) = Machine::auto();
+            for machine in Machine::ALL {
+                let mark = if machine == chosen { '*' } else { ' ' };
+                let name = machine.to_string();
+                let state = machine
+                    .unusable()
+                    .map_or("works here".to_owned(), |reason| {
+                        format!("not here: {reason}")
+                    });
+                println!("{mark} {name:6} {}\n           {state}", machine.purpose());
+            }
+            println!("(* is what `auto` takes)");
+            Ok(true)
+        }
+    }
+}
+
+fn write_disk(bundle: Option<PathBuf>, firmware: Firmware, disk: &std::path::Path) -> Result<()> {
+    let bundle = bundle::pack_file(&bundle.unwrap_or_else(bundle::default))?;
+    let ramdisk = tempfile::NamedTempFile::new_in(run::run_folder()?)?;
+    std::fs::write(ramdisk.path(), bundle)?;
+    build::disk(&build::hypervisor()?, Some(ramdisk.path()), firmware, disk)
+}

@@ -1,0 +1,47 @@
+//! The VM's console and its end.
+
+#![expect(unsafe_code, reason = "port I/O")]
+
+use core::fmt::{self, Write};
+use x86_64::instructions::port::Port;
+
+const COM1: u16 = 0x3f8;
+const LINE_STATUS: u16 = COM1 + 5;
+const TRANSMIT_HOLDING_EMPTY: u8 = 1 << 5;
+const EXIT: u16 = 0xf4;
+
+struct Console;
+
+impl Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            // SAFETY: the console is a 16550, which these accesses only use.
+            unsafe {
+                while Port::<u8>::new(LINE_STATUS).read() & TRANSMIT_HOLDING_EMPTY == 0 {}
+                Port::new(COM1).write(byte);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Prints one line.
+pub fn line(what: fmt::Arguments<'_>) {
+    // The port cannot fail.
+    let _ = writeln!(Console, "{what}");
+}
+
+/// Prints one line, with the arguments of `format!`.
+#[macro_export]
+macro_rules! say {
+    ($($what:tt)*) => { $crate::console::line(format_args!($($what)*)) };
+}
+
+/// Ends the VM with `code`; zero is success.
+pub fn exit(code: u32) -> ! {
+    // SAFETY: the hypervisor ends this VM at this write.
+    unsafe { Port::new(EXIT).write(code) };
+    loop {
+        x86_64::instructions::hlt();
+    }
+}

@@ -1,0 +1,184 @@
+//! Builds what runs on the machine, and disks that boot it.
+
+use crate::project::{BARE, root, target};
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+/// Firmware that a disk image is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Firmware {
+    /// The PC's BIOS.
+    Bios,
+    /// UEFI.
+    Uefi,
+}
+
+impl Firmware {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bios => "bios",
+            Self::Uefi => "uefi",
+        }
+    }
+}
+
+/// Builds the hypervisor.
+///
+/// # Errors
+/// The build's own.
+pub fn hypervisor() -> Result<PathBuf> {
+    bare("hypervisor", "tilevisor")
+}
+
+/// Builds the payload `name` of `tests/guests`.
+///
+/// # Errors
+/// There is none of that name, or the build's own.
+pub fn payload(name: &str) -> Result<PathBuf> {
+    bare("guests", name)
+}
+
+/// Builds the conformance image's kernel.
+///
+/// # Errors
+/// The build's own.
+pub fn conformance() -> Result<PathBuf> {
+    bare("conformance", "conformance")
+}
+
+fn bare(package: &str, binary: &str) -> Result<PathBuf> {
+    let arguments = [
+        "build",
+        "--release",
+        "--target",
+        BARE,
+        "--package",
+        package,
+        "--bin",
+        binary,
+    ];
+    let mut command = cargo();
+    command.args(arguments).current_dir(root());
+    quietly(&mut command, &format!("building {binary}"))?;
+    Ok(target().join(BARE).join("release").join(binary))
+}
+
+/// The cargo that runs us, without what it told us about our own package.
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CARGO_PKG_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Runs `command`, showing what it does in one line; its output only if it fails.
+///
+/// # Errors
+/// It cannot be started, or fails: the error has its output.
+pub fn quietly(command: &mut Command, what: &str) -> Result<()> {
+    let progress = spinner(what);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("{what}: {:?} cannot be started", command.get_program()))?;
+    let mut log = String::new();
+    if let Some(stderr) = child.stderr.take() {
+        for line in BufReader::new(stderr).lines() {
+            let line = line?;
+            progress.set_message(format!("{what}: {}", line.trim()));
+            log.push_str(&line);
+            log.push('\n');
+        }
+    }
+    let status = child.wait()?;
+    progress.finish_and_clear();
+    if !status.success() {
+        bail!("{what} failed ({status}):\n{log}");
+    }
+    Ok(())
+}
+
+/// A line that shows that something is going on; where there is no terminal,
+/// it says once what.
+pub(crate) fn spinner(what: &str) -> ProgressBar {
+    let progress = ProgressBar::new_spinner().with_message(what.to_owned());
+    if progress.is_hidden() {
+        eprintln!("{what} ...");
+    }
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}") {
+        progress.set_style(style);
+    }
+    progress.enable_steady_tick(Duration::from_millis(100));
+    progress
+}
+
+/// A tool of the toolchain's `llvm-tools` component.
+///
+/// # Errors
+/// The component is not installed; the error has the command that installs it.
+pub fn llvm_tool(name: &str) -> Result<PathBuf> {
+    let output = Command::new("rustc")
+        .args(["--print", "target-libdir"])
+        .current_dir(root())
+        .output()
+        .context("rustc cannot be started")?;
+    let libdir = PathBuf::from(String::from_utf8(output.stdout)?.trim());
+    let tool = libdir.with_file_name("bin").join(name);
+    if !tool.is_file() {
+        bail!(
+            "{} is missing; install it with:\n  rustup toolchain install",
+            tool.display()
+        );
+    }
+    Ok(tool)
+}
+
+/// Writes a disk image that boots `kernel` with `ramdisk` to `out`.
+///
+/// # Errors
+/// Of the tools it takes.
+pub fn disk(kernel: &Path, ramdisk: Option<&Path>, firmware: Firmware, out: &Path) -> Result<()> {
+    // The boot loader reads the whole file, so debug information costs boot time.
+    let stripped = tempfile::NamedTempFile::new_in(target())?;
+    let mut strip = Command::new(llvm_tool("llvm-objcopy")?);
+    strip.arg("--strip-all").arg(kernel).arg(stripped.path());
+    quietly(&mut strip, "stripping")?;
+
+    let ramdisk = ramdisk.unwrap_or(Path::new("-"));
+    let mut make = Command::new(disk_image_tool()?);
+    make.arg(stripped.path())
+        .arg(ramdisk)
+        .arg(firmware.name())
+        .arg(out);
+    quietly(&mut make, "writing the disk image")
+}
+
+/// The tool that writes disk images. Its build takes the boot loader's stages
+/// from source, which needs unstable features of the pinned compiler.
+fn disk_image_tool() -> Result<PathBuf> {
+    let folder = target().join("disk-image");
+    let mut command = cargo();
+    command
+        .args(["build", "--release", "--manifest-path"])
+        .arg(root().join("xtask/disk-image/Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&folder)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .current_dir(root());
+    quietly(
+        &mut command,
+        "building the boot loader (the first time takes a minute)",
+    )?;
+    Ok(folder.join("release/disk-image"))
+}
