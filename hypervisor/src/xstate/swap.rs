@@ -132,30 +132,20 @@ impl<R: XRegisters> CpuXstate<R> {
             Residence::Both(_) | Residence::Memory => {}
         }
         self.widen(incoming.offer.supervisor());
-        let xfd = self.disarm_for_swap(incoming.area.present());
+        let found = self.disarm_for_swap(incoming.area.present());
         let outgoing = outgoing.filter(|outgoing| self.holds(outgoing));
         if let Some(outgoing) = outgoing {
-            self.save(outgoing, xfd.guest);
+            self.save(outgoing, found);
             outgoing.residence = Residence::Memory;
         }
 
         // Rule xs-11.
         debug_assert!((self.xcr0 | self.xss).contains(incoming.area.features()));
-        debug_assert!(!xfd.now.intersects(incoming.area.present()));
+        debug_assert!(!found.now.intersects(incoming.area.present()));
         self.registers.restore(&incoming.area);
         self.residual_supervisor = incoming.offer.supervisor();
 
-        if self.has_xfd {
-            let error = incoming.xfd.resting_error();
-            if self.registers.xfd_err() != error {
-                self.registers.set_xfd_err(error);
-            }
-            if xfd.now != incoming.xfd.value() {
-                self.registers.set_xfd(incoming.xfd.value());
-            }
-        }
-        self.write_xss(incoming.xss);
-        self.write_xcr0(incoming.xcr0);
+        self.load_controls(incoming, found);
 
         self.loaded = Loading(self.next);
         self.next += 1;
@@ -177,17 +167,10 @@ impl<R: XRegisters> CpuXstate<R> {
             return Err(SwapError);
         }
         self.widen(XFeatures::EMPTY);
-        let xfd = self.disarm_for_swap(XFeatures::EMPTY);
-        self.save(container, xfd.guest);
+        let found = self.disarm_for_swap(XFeatures::EMPTY);
+        self.save(container, found);
         container.residence = Residence::Both(self.loaded);
-        if xfd.now != xfd.guest {
-            self.registers.set_xfd(xfd.guest);
-        }
-        if self.has_xfd && self.registers.xfd_err() != container.xfd.resting_error() {
-            self.registers.set_xfd_err(container.xfd.resting_error());
-        }
-        self.write_xss(container.xss);
-        self.write_xcr0(container.xcr0);
+        self.load_controls(container, found);
         Ok(())
     }
 
@@ -200,29 +183,44 @@ impl<R: XRegisters> CpuXstate<R> {
     /// Step 2, rule xs-10. XGETBV reports only components that XCR0 enables,
     /// hence after step 1. An armed component that is not in use needs no
     /// disarming: saved as initial, it costs no bytes.
-    fn disarm_for_swap(&mut self, to_load: XFeatures) -> SwapXfd {
+    fn disarm_for_swap(&mut self, to_load: XFeatures) -> Found {
         if !self.has_xfd {
-            return SwapXfd::default();
+            return Found::default();
         }
-        let guest = self.registers.xfd();
+        let (guest, error) = (self.registers.xfd(), self.registers.xfd_err());
         let now = if guest.is_empty() || !guest.intersects(self.registers.in_use() | to_load) {
             guest
         } else {
             self.registers.set_xfd(XFeatures::EMPTY);
             XFeatures::EMPTY
         };
-        SwapXfd { guest, now }
+        Found { guest, now, error }
     }
 
     /// Step 3, and rule xs-07: the MSRs may have changed without an exit.
-    fn save(&mut self, outgoing: &mut Fpstate, xfd: XFeatures) {
+    fn save(&mut self, outgoing: &mut Fpstate, found: Found) {
         debug_assert!((self.xcr0 | self.xss).contains(outgoing.area.features()));
         self.registers.save(&mut outgoing.area);
         #[cfg(debug_assertions)]
         assert!(outgoing.area.guard_intact(), "saved beyond the container");
         if self.has_xfd {
-            outgoing.xfd.on_swap_out(xfd, self.registers.xfd_err());
+            outgoing.xfd.on_swap_out(found.guest, found.error);
         }
+    }
+
+    /// Step 5.
+    fn load_controls(&mut self, incoming: &Fpstate, found: Found) {
+        if self.has_xfd {
+            let (value, error) = (incoming.xfd.value(), incoming.xfd.resting_error());
+            if found.error != error {
+                self.registers.set_xfd_err(error);
+            }
+            if found.now != value {
+                self.registers.set_xfd(value);
+            }
+        }
+        self.write_xss(incoming.xss);
+        self.write_xcr0(incoming.xcr0);
     }
 
     pub(in crate::xstate) fn write_xcr0(&mut self, value: XFeatures) {
@@ -246,11 +244,13 @@ impl<R: XRegisters> CpuXstate<R> {
     }
 }
 
-/// XFD in the course of a swap.
+/// What a swap found in the registers of XFD, and what it made of it.
 #[derive(Clone, Copy, Default)]
-struct SwapXfd {
-    /// What the guest left in the register.
+struct Found {
+    /// XFD, as the guest left it.
     guest: XFeatures,
-    /// What the register holds.
+    /// XFD, as it is now.
     now: XFeatures,
+    /// XFD_ERR, untouched.
+    error: XFeatures,
 }
