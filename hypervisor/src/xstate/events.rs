@@ -83,7 +83,7 @@ impl<R: XRegisters> CpuXstate<R> {
         if self.holds(vcpu) {
             self.write_xcr0(xcr0);
         }
-        Ok(Outcome::Done)
+        Ok(done(vcpu))
     }
 
     /// An RDMSR that exited.
@@ -151,8 +151,12 @@ impl<R: XRegisters> CpuXstate<R> {
         if self.holds(vcpu) {
             self.registers.set_xfd(xfd);
         }
-        Ok(vcpu
-            .new_interception()
-            .map_or(Outcome::Done, Outcome::Intercept))
+        Ok(done(vcpu))
     }
+}
+
+/// The access is done; room made for it before may have changed what must exit.
+fn done(vcpu: &mut Fpstate) -> Outcome {
+    vcpu.new_interception()
+        .map_or(Outcome::Done, Outcome::Intercept)
 }

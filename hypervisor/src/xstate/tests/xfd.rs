@@ -215,6 +215,35 @@ fn rule_xs_05_xfd_exits_until_there_is_room() {
 }
 
 #[test]
+fn rule_xs_07_room_made_for_xsetbv_opens_xfd_too() {
+    let mut guest = Guest::new(
+        &made_up::future(),
+        Allocation::OnDemand,
+        XfdErrPolicy::Switch,
+    );
+    // One armed, the other to come alive with XCR0.
+    assert!(guest.write(XMsr::Xfd, 1 << 40).is_ok());
+    let all = guest.vcpu.offer().user().bits();
+    assert_eq!(
+        guest.cpu.xsetbv(&mut guest.vcpu, 0, all),
+        Ok(Outcome::Grow(TILES))
+    );
+    guest.cpu.park(&mut guest.vcpu).unwrap();
+    let dynamic = guest.vcpu.offer().dynamic();
+    guest.vcpu.grow(&guest.layout, dynamic).unwrap();
+    guest.cpu.make_current(None, &mut guest.vcpu).unwrap();
+    let open = Interception {
+        xfd: false,
+        xfd_err: false,
+        nm: false,
+    };
+    assert_eq!(
+        guest.cpu.xsetbv(&mut guest.vcpu, 0, all),
+        Ok(Outcome::Intercept(open))
+    );
+}
+
+#[test]
 fn rule_xs_08_the_hypervisor_runs_with_xfd_err_clear() {
     let mut guest = Guest::amx(XfdErrPolicy::Intercept);
     guest.take_nm();
