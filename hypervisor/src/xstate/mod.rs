@@ -14,22 +14,22 @@
 //! - **In use**: not in the initial configuration. **Armed**: disabled by XFD,
 //!   so that touching it raises #NM; it may still be in use.
 //!
-//! The rules, each with a row in `docs/extended-state.md`:
+//! The rules, each with its source in `docs/extended-state.md`:
 //!
-//! | rule | file | about |
-//! |---|---|---|
-//! | xs-01 | `vcpu/cpuid_model.rs` | what a VM is offered |
-//! | xs-02 | [`permission`], `vcpu/cpuid_model.rs` | what a CPUID may name |
-//! | xs-03 | [`layout`], `vcpu/cpuid_model.rs` | sizes in leaf 0xD |
-//! | xs-04 | [`life`] | configured, finalized, run |
-//! | xs-05 | [`fpstate`] | size and growth of the container |
-//! | xs-06 | [`xcr0`] | XSETBV |
-//! | xs-07 | [`xfd`], [`events`] | `IA32_XFD` and `IA32_XFD_ERR` |
-//! | xs-08 | [`xfd`], [`events`] | #NM intercepted |
-//! | xs-09 | [`xfd`] | #NM not intercepted |
-//! | xs-10, xs-11 | [`swap`] | nothing lost, nothing left |
-//! | xs-12 | [`events`] | the fast path |
-//! | xs-13 | [`image`], [`control`] | state as data |
+//! | rule | file | tests | about |
+//! |---|---|---|---|
+//! | xs-01 | `vcpu/cpuid_model/supported.rs` | `vcpu/cpuid_model/tests.rs` | what a VM is offered |
+//! | xs-02 | [`permission`], `vcpu/cpuid_model/check.rs` | `permission`, `cpuid_model` | what a CPUID may name |
+//! | xs-03 | [`layout`], `vcpu/cpuid_model.rs` | `layout`, `cpuid_model` | sizes in leaf 0xD |
+//! | xs-04 | [`life`] | `life`, `permission`, `image` | configured, finalized, run |
+//! | xs-05 | [`fpstate`], [`area`] | `fpstate`, `xfd`, `image` | size and growth |
+//! | xs-06 | [`xcr0`] | `xcr0`, `xfd` | XSETBV and `IA32_XSS` |
+//! | xs-07 | [`xfd`], [`events`] | `xfd` | `IA32_XFD` and `IA32_XFD_ERR` |
+//! | xs-08 | [`xfd`], [`events`] | `xfd` | #NM intercepted |
+//! | xs-09 | [`xfd`] | `xfd`, `world` | #NM not intercepted |
+//! | xs-10, xs-11 | [`swap`] | `swap`, `world` | nothing lost, nothing left |
+//! | xs-12 | [`events`], [`swap`] | `swap`, `xfd` | the fast path |
+//! | xs-13 | [`image`], [`control`] | `image` | state as data |
 //!
 //! Everything here but `silicon.rs` is safe code that runs on any host; the
 //! tests hold it against made-up processors. Nothing here knows of VMX.

@@ -9,7 +9,7 @@ use crate::cpu::bits::{join, split};
 use crate::cpu::msr::{self, Msr};
 use crate::xstate::area::Area;
 use crate::xstate::features::XFeatures;
-use crate::xstate::layout::{Extensions, Format, Layout};
+use crate::xstate::layout::{Extensions, Layout};
 use crate::xstate::registers::XRegisters;
 use core::arch::asm;
 
@@ -36,7 +36,6 @@ impl Save {
 /// The processor.
 pub struct Silicon {
     save: Save,
-    format: Format,
     xgetbv1: bool,
 }
 
@@ -44,7 +43,8 @@ impl Silicon {
     /// The extended-state registers of this logical processor.
     ///
     /// # Safety
-    /// `layout` describes this processor, CPL is 0, CR4.OSXSAVE is set and
+    /// `layout` describes this processor and is that of every area the value
+    /// will be given, CPL is 0, CR4.OSXSAVE is set and
     /// CR0.TS clear whenever a method is called, the value is used on no other
     /// processor and there is no other, and nothing but guests keeps anything
     /// in extended-state registers.
@@ -52,7 +52,6 @@ impl Silicon {
     pub const unsafe fn new(layout: &Layout) -> Self {
         Self {
             save: Save::best(layout.extensions()),
-            format: layout.format(),
             xgetbv1: layout.extensions().xgetbv1,
         }
     }
@@ -136,7 +135,6 @@ impl XRegisters for Silicon {
 
     fn restore(&mut self, area: &Area) {
         let (edx, eax) = split(XFeatures::ALL.bits());
-        debug_assert_eq!(area.format(), self.format);
         let area = area.as_ptr();
         // SAFETY: `area` is aligned, its header and MXCSR are valid, and it has
         // room for all that XSTATE_BV names. No Rust code is compiled to use
