@@ -1,0 +1,166 @@
+//! What cases share: boot a machine with a bundle, judge its console.
+
+use anyhow::{Context, Result, bail};
+use libtest_mimic::{Failed, Trial};
+use std::{
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::Duration,
+};
+use xtask::{
+    build::{self, Firmware},
+    bundle,
+    machine::{Machine, Spec},
+    run::{self, Ended, Outcome},
+};
+
+/// Longer than any case takes on a busy machine; one that hangs is a failure.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Cases that need the same build at once wait for the first.
+static BUILDING: Mutex<()> = Mutex::new(());
+
+/// A machine to boot.
+pub(crate) struct Boot {
+    pub(crate) machine: Machine,
+    pub(crate) firmware: Firmware,
+    pub(crate) cpus: u32,
+    pub(crate) limit: Duration,
+    pub(crate) kernel: Kernel,
+    pub(crate) ramdisk: Ramdisk,
+}
+
+/// What the machine boots.
+pub(crate) enum Kernel {
+    Hypervisor,
+    Conformance,
+}
+
+/// What travels with it.
+pub(crate) enum Ramdisk {
+    None,
+    /// A bundle as TOML.
+    Bundle(String),
+    /// These bytes, whatever they are.
+    Bytes(Vec<u8>),
+}
+
+impl Boot {
+    /// The hypervisor with a bundle on the machine that `cargo xtask run` takes.
+    pub(crate) fn bundle(toml: impl Into<String>) -> Self {
+        Self {
+            machine: Machine::auto().0,
+            firmware: Firmware::Bios,
+            cpus: 1,
+            limit: LIMIT,
+            kernel: Kernel::Hypervisor,
+            ramdisk: Ramdisk::Bundle(toml.into()),
+        }
+    }
+
+    /// Boots it and waits for its end.
+    pub(crate) fn run(&self) -> Result<Transcript> {
+        let folder = tempfile::tempdir_in(run::run_folder()?)?;
+        let disk = folder.path().join("disk.img");
+        {
+            let _alone = BUILDING
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
+            self.machine.prepare()?;
+            let kernel = match self.kernel {
+                Kernel::Hypervisor => build::hypervisor()?,
+                Kernel::Conformance => build::conformance()?,
+            };
+            let ramdisk = self.ramdisk(folder.path())?;
+            build::disk(&kernel, ramdisk.as_deref(), self.firmware, &disk)?;
+        }
+        let spec = Spec {
+            disk: &disk,
+            firmware: self.firmware,
+            cpus: self.cpus,
+            memory: 1 << 30,
+        };
+        run::run(self.machine, &spec, self.limit, |_| ()).map(Transcript)
+    }
+
+    fn ramdisk(&self, folder: &Path) -> Result<Option<PathBuf>> {
+        let bytes = match &self.ramdisk {
+            Ramdisk::None => return Ok(None),
+            Ramdisk::Bundle(toml) => bundle::pack(toml, folder)?,
+            Ramdisk::Bytes(bytes) => bytes.clone(),
+        };
+        let path = folder.join("ramdisk");
+        std::fs::write(&path, bytes)?;
+        Ok(Some(path))
+    }
+}
+
+/// What a machine printed, and how it ended.
+pub(crate) struct Transcript(pub(crate) Outcome);
+
+impl Transcript {
+    /// The machine ended with success.
+    pub(crate) fn succeeded(&self) -> Result<()> {
+        self.ended(&Ended::Verdict { success: true })
+    }
+
+    /// The machine ended with failure.
+    pub(crate) fn failed(&self) -> Result<()> {
+        self.ended(&Ended::Verdict { success: false })
+    }
+
+    fn ended(&self, expected: &Ended) -> Result<()> {
+        if self.0.ended != *expected {
+            bail!("expected {expected:?}, found {:?}", self.0.ended);
+        }
+        Ok(())
+    }
+
+    /// Some line contains `text`.
+    pub(crate) fn says(&self, text: &str) -> Result<()> {
+        self.find(text).map(drop)
+    }
+
+    /// No line contains `text`.
+    pub(crate) fn never_says(&self, text: &str) -> Result<()> {
+        match self.0.console.iter().find(|line| line.contains(text)) {
+            None => Ok(()),
+            Some(line) => bail!("the console says {line:?}"),
+        }
+    }
+
+    /// The first line that contains `text`.
+    pub(crate) fn find(&self, text: &str) -> Result<&str> {
+        let line = self.0.console.iter().find(|line| line.contains(text));
+        line.map(String::as_str)
+            .with_context(|| format!("no line of the console contains {text:?}"))
+    }
+}
+
+/// A case: `judge` runs machines and says what is wrong.
+pub(crate) fn case(
+    name: &'static str,
+    judge: impl FnOnce(&mut Log) -> Result<()> + Send + 'static,
+) -> Trial {
+    Trial::test(name, move || {
+        let mut log = Log(Vec::new());
+        judge(&mut log).map_err(|error| {
+            let console = log.0.join("\n  ");
+            Failed::from(format!(
+                "{error:#}\nconsole:\n  {console}\nrepeat: cargo xtask test {name}"
+            ))
+        })
+    })
+}
+
+/// Consoles of the machines that a case ran.
+pub(crate) struct Log(Vec<String>);
+
+impl Log {
+    /// Runs a machine and keeps its console for a report.
+    pub(crate) fn run(&mut self, boot: &Boot) -> Result<Transcript> {
+        let transcript = boot.run()?;
+        self.0.extend(transcript.0.console.iter().cloned());
+        Ok(transcript)
+    }
+}

@@ -1,0 +1,25 @@
+//! Whole-machine tests: each boots a machine and judges what it prints.
+//!
+//! Run by `cargo xtask test`. A case that fails shows the console and the
+//! command that repeats it alone.
+
+mod boot;
+mod conformance;
+mod demo;
+mod harness;
+mod tidy;
+
+use libtest_mimic::Arguments;
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Each machine is one busy thread, and they do not wait for anything.
+    arguments.test_threads = arguments
+        .test_threads
+        .or(std::thread::available_parallelism().ok().map(usize::from));
+    let mut trials = tidy::trials();
+    trials.extend(boot::trials());
+    trials.extend(demo::trials());
+    trials.extend(conformance::trials());
+    libtest_mimic::run(&arguments, trials).exit();
+}
