@@ -62,7 +62,8 @@ impl core::fmt::Display for SwapError {
 impl<R: XRegisters> CpuXstate<R> {
     /// Takes over a processor whatever firmware or boot loader left in it: XFD
     /// and XFD_ERR become 0, all state initial, and XCR0 and `IA32_XSS` what is
-    /// known from here on. `cpu` is its number among the machine's processors.
+    /// known from here on. `cpu` is a number that no
+    /// other processor has: it keeps the numbers of loadings apart.
     ///
     /// # Errors
     /// [`OutOfMemory`] for the area that the state is initialised from.

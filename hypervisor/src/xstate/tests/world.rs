@@ -208,7 +208,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
     #[test]
     fn case_9_rules_xs_10_xs_11_nothing_lost_and_nothing_seen(
         kind in 0..6_usize, steps in proptest::collection::vec(step(), 1..60),
