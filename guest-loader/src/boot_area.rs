@@ -10,7 +10,7 @@
 //!
 //! The first page stays zero, so that a null pointer leads to nothing.
 
-use crate::error::Error;
+use crate::{Copy, error::Error};
 use alloc::{borrow::Cow, vec, vec::Vec};
 
 /// Address of the `hvm_start_info`.
@@ -56,10 +56,7 @@ const START_INFO_BYTES: u64 = 56;
 const MEMORY_MAP_RAM: u32 = 1;
 
 /// The contents, each with its guest-physical address.
-pub(crate) fn build<'a>(
-    memory_bytes: u64,
-    command_line: &str,
-) -> Result<Vec<(u64, Cow<'a, [u8]>)>, Error> {
+pub(crate) fn build<'a>(memory_bytes: u64, command_line: &str) -> Result<Vec<Copy<'a>>, Error> {
     if command_line.len() >= COMMAND_LINE_BYTES {
         return Err(Error::CommandLine {
             bytes: command_line.len(),
@@ -87,9 +84,9 @@ fn page_tables() -> Vec<u64> {
     let pad = |entries: u64| (entries..ENTRIES).map(|_| 0);
     let root = core::iter::once(pointers | TABLE).chain(pad(1));
     let pointers = (0..DIRECTORIES)
-        .map(|index| directories + index * PAGE_BYTES | TABLE)
+        .map(|index| (directories + index * PAGE_BYTES) | TABLE)
         .chain(pad(DIRECTORIES));
-    let pages = (0..DIRECTORIES * ENTRIES).map(|index| index * LARGE_PAGE_BYTES | LARGE_PAGE);
+    let pages = (0..DIRECTORIES * ENTRIES).map(|index| (index * LARGE_PAGE_BYTES) | LARGE_PAGE);
     root.chain(pointers).chain(pages).collect()
 }
 

@@ -270,7 +270,7 @@ pub(crate) mod tests {
     #[test]
     fn a_good_image_is_laid_out() {
         let image = made(AT + 4, &[TEXT]);
-        let elf = load(&image, MEMORY).ok().expect("a good image");
+        let elf = load(&image, MEMORY).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(elf.entry, AT + 4);
         assert_eq!(elf.segments, vec![(AT, &image[0x1000..])]);
     }

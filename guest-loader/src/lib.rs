@@ -45,12 +45,14 @@ use core::ops::Range;
 /// Images may not use memory below this: it is the loader's ([`boot_area`]).
 pub const IMAGE_FLOOR: u64 = 0x10_0000;
 
+/// Bytes to copy, with the guest-physical address that they go to.
+pub type Copy<'a> = (u64, Cow<'a, [u8]>);
+
 /// How a VM's memory and first registers come about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan<'a> {
-    /// Bytes to copy, each with its guest-physical address. They do not overlap;
-    /// memory that is in none of them stays zero.
-    pub copies: Vec<(u64, Cow<'a, [u8]>)>,
+    /// What to copy. Nothing overlaps; memory that is in none of them stays zero.
+    pub copies: Vec<Copy<'a>>,
     /// The registers to begin with.
     pub entry: Entry,
 }

@@ -7,6 +7,7 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -109,12 +110,21 @@ pub fn quietly(command: &mut Command, what: &str) -> Result<()> {
     Ok(())
 }
 
+/// How long something may take before it is said to people without a terminal.
+const SOON: Duration = Duration::from_secs(2);
+
 /// A line that shows that something is going on; where there is no terminal,
-/// it says once what.
+/// it says once what, if it takes long.
 pub(crate) fn spinner(what: &str) -> ProgressBar {
     let progress = ProgressBar::new_spinner().with_message(what.to_owned());
     if progress.is_hidden() {
-        eprintln!("{what} ...");
+        let (waiting, what) = (progress.clone(), what.to_owned());
+        thread::spawn(move || {
+            thread::sleep(SOON);
+            if !waiting.is_finished() {
+                eprintln!("{what} ...");
+            }
+        });
     }
     if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}") {
         progress.set_style(style);
@@ -176,9 +186,6 @@ fn disk_image_tool() -> Result<PathBuf> {
         .arg(&folder)
         .env("RUSTC_BOOTSTRAP", "1")
         .current_dir(root());
-    quietly(
-        &mut command,
-        "building the boot loader (the first time takes a minute)",
-    )?;
+    quietly(&mut command, "building the boot loader (takes a minute)")?;
     Ok(folder.join("release/disk-image"))
 }

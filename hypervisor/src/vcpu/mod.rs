@@ -11,6 +11,8 @@ pub mod exit;
 pub mod outcome;
 #[cfg(target_os = "none")]
 pub mod run;
+#[cfg(target_os = "none")]
+mod vmcs_state;
 
 use crate::{device::bus::Bus, vmx::frame::Frame, xstate::fpstate::Fpstate};
 use alloc::sync::Arc;

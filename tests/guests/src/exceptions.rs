@@ -164,9 +164,13 @@ pub fn raised() -> u64 {
 #[macro_export]
 macro_rules! vector_of {
     ($instruction:literal $(, $($operands:tt)*)?) => {{
-        // SAFETY: the caller tries an instruction of a payload that owns its VM;
-        // the handler resumes behind it.
-        #[allow(unused_unsafe, reason = "a trial may stand in an unsafe block")]
+        #[allow(
+            unused_unsafe,
+            clippy::macro_metavars_in_unsafe,
+            reason = "the operands are those of the instruction under trial"
+        )]
+        // SAFETY: the payload owns its VM, and the handler resumes behind the
+        // instruction, whatever it raises.
         unsafe {
             core::arch::asm!(
                 "lea {resume}, [rip + 2f]",

@@ -298,9 +298,9 @@ fn make(tree: &Path) -> Result<()> {
         .output()
         .context("make cannot be started")?;
     let progress = ProgressBar::new(compilations(&String::from_utf8_lossy(&planned.stdout)));
-    if progress.is_hidden() {
-        spinner("building the emulator (about a minute)").finish_and_clear();
-    }
+    let waiting = progress
+        .is_hidden()
+        .then(|| spinner("building the emulator (takes a minute)"));
     if let Ok(style) =
         ProgressStyle::with_template("building the emulator {wide_bar} {pos}/{len} {elapsed}")
     {
@@ -325,6 +325,7 @@ fn make(tree: &Path) -> Result<()> {
     }
     let status = child.wait()?;
     progress.finish_and_clear();
+    waiting.inspect(ProgressBar::finish_and_clear);
     if !status.success() {
         let log = fs::read_to_string(&log).unwrap_or_default();
         let errors: Vec<&str> = log

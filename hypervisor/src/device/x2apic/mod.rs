@@ -3,36 +3,19 @@
 //!
 //! Time is the guest's TSC, handed in with each access; nothing here waits.
 
+mod ipi;
+mod register;
+mod vectors;
+
 use bitflags::bitflags;
+pub use ipi::{Ipi, IpiKind, IpiTarget};
+use register as reg;
+use vectors::Vectors;
 
 /// First MSR of the x2APIC.
 pub const FIRST_MSR: u32 = 0x800;
 /// Last MSR of the x2APIC.
 pub const LAST_MSR: u32 = 0x8ff;
-
-/// Offsets of registers from [`FIRST_MSR`] (SDM Vol. 3, "Local APIC Register
-/// Address Map Supported by x2APIC").
-mod register {
-    pub(super) const ID: u32 = 0x02;
-    pub(super) const VERSION: u32 = 0x03;
-    pub(super) const TASK_PRIORITY: u32 = 0x08;
-    pub(super) const PROCESSOR_PRIORITY: u32 = 0x0a;
-    pub(super) const EOI: u32 = 0x0b;
-    pub(super) const LOGICAL_DESTINATION: u32 = 0x0d;
-    pub(super) const SPURIOUS: u32 = 0x0f;
-    pub(super) const IN_SERVICE: u32 = 0x10;
-    pub(super) const TRIGGER_MODE: u32 = 0x18;
-    pub(super) const REQUEST: u32 = 0x20;
-    pub(super) const ERROR_STATUS: u32 = 0x28;
-    pub(super) const COMMAND: u32 = 0x30;
-    pub(super) const LVT_TIMER: u32 = 0x32;
-    pub(super) const LVT_ERROR: u32 = 0x37;
-    pub(super) const INITIAL_COUNT: u32 = 0x38;
-    pub(super) const CURRENT_COUNT: u32 = 0x39;
-    pub(super) const DIVIDE: u32 = 0x3e;
-    pub(super) const SELF_IPI: u32 = 0x3f;
-}
-use register as reg;
 
 /// Integrated APIC of six LVT entries, without suppression of EOI broadcasts.
 const VERSION: u32 = (LVT_ENTRIES as u32 - 1) << 16 | 0x14;
@@ -60,68 +43,9 @@ bitflags! {
     }
 }
 
-/// A set of vectors: IRR, ISR or TMR.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Vectors([u32; 8]);
-
-impl Vectors {
-    fn set(&mut self, vector: u8, value: bool) {
-        if let Some(word) = self.0.get_mut(usize::from(vector / 32)) {
-            let bit = 1 << (vector % 32);
-            *word = if value { *word | bit } else { *word & !bit };
-        }
-    }
-
-    fn highest(&self) -> Option<u8> {
-        let (index, word) = (0_u8..).zip(self.0).filter(|(_, word)| *word != 0).last()?;
-        Some(index * 32 + (31 - word.leading_zeros()) as u8)
-    }
-
-    fn word(&self, index: u32) -> u32 {
-        self.0.get(index as usize).copied().unwrap_or(0)
-    }
-}
-
 /// An access that raises #GP(0): no such register, or reserved bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused;
-
-/// An inter-processor interrupt that the guest asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ipi {
-    /// What is delivered.
-    pub kind: IpiKind,
-    /// Who gets it.
-    pub to: IpiTarget,
-}
-
-/// What an IPI delivers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IpiKind {
-    /// An interrupt with this vector.
-    Fixed(u8),
-    /// An NMI.
-    Nmi,
-    /// INIT.
-    Init,
-    /// A start-up IPI: execution begins at this page.
-    StartUp(u8),
-}
-
-/// Who gets an IPI.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IpiTarget {
-    /// The APIC with this ID, or all with `u32::MAX`.
-    Physical(u32),
-    /// The APICs of this logical destination.
-    Logical(u32),
-    /// The sender.
-    SelfOnly,
-    /// All.
-    AllWithSelf,
-    /// All but the sender.
-    AllButSelf,
-}
 
 /// What a write asks of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
