@@ -16,12 +16,15 @@ use crate::{
         address::Hpa,
         host::{self, Host},
     },
-    platform::power::{self, Verdict},
+    platform::{
+        pic,
+        power::{self, Verdict},
+    },
     say,
     sched::Scheduler,
     vm::create::Factory,
     vmx::root::Vmx,
-    xstate::{layout::Layout, silicon::Silicon, swap::CpuXstate},
+    xstate::{features::XFeatures, layout::Layout, silicon::Silicon, swap::CpuXstate},
 };
 use bootloader_api::{BootInfo, info::MemoryRegionKind};
 use core::{fmt, ops::Range};
@@ -149,13 +152,11 @@ extern "C" fn continue_on_own_tables() -> ! {
     // good, and this is the only one made here.
     let silicon = unsafe { Silicon::new(&layout) };
     let cpu = CpuXstate::take_over(silicon, &layout, 0).unwrap_or_else(|error| refuse(error));
-    let mut scheduler = Scheduler::new(
-        cpu,
-        tables,
-        layout.clone(),
-        &vmx,
-        tsc::ticks_per_second(&cpuid),
-    );
+    layout
+        .check_current_sizes(&cpuid, layout.user(), XFeatures::EMPTY)
+        .unwrap_or_else(|error| refuse(error));
+    pic::mask_all();
+    let mut scheduler = Scheduler::new(cpu, tables, layout.clone(), tsc::ticks_per_second(&cpuid));
     let bundle = machine
         .bundle
         .unwrap_or_else(|| refuse("the boot loader brought no guest bundle"));

@@ -45,6 +45,7 @@ msrs! {
     IA32_VMX_TRUE_PROCBASED_CTLS  = 0x048e,      "IA32_VMX_BASIC[55]";
     IA32_VMX_TRUE_EXIT_CTLS       = 0x048f,      "IA32_VMX_BASIC[55]";
     IA32_VMX_TRUE_ENTRY_CTLS      = 0x0490,      "IA32_VMX_BASIC[55]";
+    IA32_TSC_DEADLINE             = 0x06e0,      "CPUID.1:ECX[24]";
     IA32_XSS                      = 0x0da0,      "CPUID.(0xD,1).EAX[3]";
     IA32_EFER                     = 0xc000_0080, "long mode";
     IA32_STAR                     = 0xc000_0081, "long mode";

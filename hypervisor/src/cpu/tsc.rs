@@ -1,6 +1,8 @@
 //! How fast the TSC ticks, as CPUID says (SDM Vol. 3, "Determining the
 //! Processor Base Frequency" and "Time-Stamp Counter").
 
+#![cfg_attr(target_os = "none", expect(unsafe_code, reason = "reads the TSC"))]
+
 use raw_cpuid::CpuIdReader;
 
 const HIGHEST_LEAF: u32 = 0;
@@ -22,6 +24,24 @@ pub fn ticks_per_second(cpuid: &impl CpuIdReader) -> Option<u64> {
         return (megahertz != 0).then_some(megahertz * 1_000_000);
     }
     None
+}
+
+/// TSC ticks for each tick of the crystal, which also drives the local APIC's
+/// timer; one where the CPU does not tell.
+pub fn ticks_per_crystal_tick(cpuid: &impl CpuIdReader) -> u64 {
+    if cpuid.cpuid1(HIGHEST_LEAF).eax < CRYSTAL_LEAF {
+        return 1;
+    }
+    let leaf = cpuid.cpuid1(CRYSTAL_LEAF);
+    let ratio = leaf.ebx.checked_div(leaf.eax).unwrap_or(1);
+    u64::from(ratio.max(1))
+}
+
+/// The TSC.
+#[cfg(target_os = "none")]
+pub fn now() -> u64 {
+    // SAFETY: the instruction has no precondition.
+    unsafe { core::arch::x86_64::_rdtsc() }
 }
 
 #[cfg(test)]
@@ -61,6 +81,7 @@ mod tests {
             megahertz: 2000,
         };
         assert_eq!(ticks_per_second(&full), Some(2_200_000_000));
+        assert_eq!(ticks_per_crystal_tick(&full), 88);
         let no_crystal = Made {
             crystal: [2, 176, 0],
             ..full.clone()

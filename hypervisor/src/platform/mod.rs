@@ -3,4 +3,6 @@
 #[cfg(target_os = "none")]
 pub mod console;
 #[cfg(target_os = "none")]
+pub mod pic;
+#[cfg(target_os = "none")]
 pub mod power;

@@ -1,14 +1,14 @@
 //! Which vCPU runs on this CPU now, and what does the CPU do when none can?
 
 use crate::{
-    cpu::tables::Tables,
+    cpu::{tables::Tables, tsc},
     platform::{console, power::Verdict},
     vcpu::{
-        outcome::{End, Fault, Leave},
+        outcome::{End, Leave},
         run::Cpu,
     },
     vm::{Vm, report},
-    vmx::root::{self, Vmx},
+    vmx::root,
     xstate::layout::Layout,
 };
 use alloc::{boxed::Box, collections::VecDeque};
@@ -25,8 +25,8 @@ pub struct Scheduler {
     cpu: Cpu,
     tables: Tables,
     layout: Layout,
-    /// Preemption-timer ticks of a slice.
-    slice: u32,
+    /// TSC ticks of a slice.
+    slice: u64,
     /// The VM whose vCPU is on the CPU: its VMCS is current, its registers are
     /// loaded.
     current: Option<Box<Vm>>,
@@ -38,20 +38,13 @@ pub struct Scheduler {
 
 impl Scheduler {
     /// A scheduler of the CPU it runs on.
-    pub fn new(
-        cpu: Cpu,
-        tables: Tables,
-        layout: Layout,
-        vmx: &Vmx,
-        ticks_per_second: Option<u64>,
-    ) -> Self {
-        let ticks =
-            ticks_per_second.map_or(SLICE_WITHOUT_FREQUENCY, |ticks| ticks / SLICES_PER_SECOND);
+    pub fn new(cpu: Cpu, tables: Tables, layout: Layout, ticks_per_second: Option<u64>) -> Self {
         Self {
             cpu,
             tables,
             layout,
-            slice: u32::try_from(ticks >> vmx.preemption_timer_shift).unwrap_or(u32::MAX),
+            slice: ticks_per_second
+                .map_or(SLICE_WITHOUT_FREQUENCY, |ticks| ticks / SLICES_PER_SECOND),
             current: None,
             queue: VecDeque::new(),
             success: true,
@@ -72,8 +65,11 @@ impl Scheduler {
     /// Runs the VMs until the last has ended.
     pub fn run(mut self) -> Verdict {
         while let Some(mut vm) = self.next() {
-            vm.runner.set_slice(self.slice);
-            match self.run_slice(&mut vm) {
+            let end = match vm.wake().checked_sub(tsc::now()) {
+                None | Some(0) => self.run_slice(&mut vm),
+                Some(_) => self.idle(&mut vm),
+            };
+            match end {
                 None => self.current = Some(vm),
                 Some(end) => self.end(vm, end),
             }
@@ -88,10 +84,24 @@ impl Scheduler {
         }
     }
 
-    /// The VM whose turn it is, on the CPU.
+    /// The VM whose turn it is, on the CPU: the first in the queue that can run,
+    /// else the one that ran last if it still can, else the one that can first.
     fn next(&mut self) -> Option<Box<Vm>> {
         loop {
-            let Some(mut vm) = self.queue.pop_front() else {
+            let now = tsc::now();
+            let first = (0..self.queue.len()).min_by_key(|&index| {
+                self.queue
+                    .get_mut(index)
+                    .map_or(u64::MAX, |vm| vm.wake().max(now))
+            });
+            let wake = |vm: Option<&mut Box<Vm>>| vm.map_or(u64::MAX, |vm| vm.wake().max(now));
+            let waiting = wake(first.and_then(|index| self.queue.get_mut(index)));
+            let staying = wake(self.current.as_mut());
+            let stays = staying < waiting;
+            let Some(mut vm) = first
+                .filter(|_| !stays)
+                .and_then(|index| self.queue.remove(index))
+            else {
                 return self.current.take();
             };
             let mut outgoing = self.current.take();
@@ -106,13 +116,26 @@ impl Scheduler {
         }
     }
 
+    /// Lets the CPU halt until `vm`, the first that can run again, can.
+    fn idle(&mut self, vm: &mut Vm) -> Option<End> {
+        // Not longer than a slice, for the operator's sake.
+        let until = vm.wake().min(tsc::now().wrapping_add(self.slice));
+        vm.runner.idle(&mut self.cpu, until);
+        None
+    }
+
     /// Runs `vm` until its slice is over or it ended.
     fn run_slice(&mut self, vm: &mut Vm) -> Option<End> {
+        vm.halted = false;
+        vm.runner.begin_slice(self.slice);
         loop {
             match vm.runner.run(&mut self.cpu) {
                 Leave::SliceOver | Leave::Interrupted => return None,
                 Leave::Line => vm.show_line(),
-                Leave::Halted => return Some(End::Fault(Fault::HaltedForEver)),
+                Leave::Halted => {
+                    vm.halted = true;
+                    return None;
+                }
                 Leave::Grow(features) => {
                     if let Err(end) = vm.runner.grow(&mut self.cpu, &self.layout, features) {
                         return Some(end);

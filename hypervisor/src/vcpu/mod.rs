@@ -8,13 +8,19 @@ pub mod control;
 pub mod counters;
 pub mod cpuid_model;
 pub mod exit;
+#[cfg(target_os = "none")]
+mod interrupts;
 pub mod outcome;
 #[cfg(target_os = "none")]
 pub mod run;
 #[cfg(target_os = "none")]
 mod vmcs_state;
 
-use crate::{device::bus::Bus, vmx::frame::Frame, xstate::fpstate::Fpstate};
+use crate::{
+    device::{bus::Bus, x2apic::X2Apic},
+    vmx::frame::Frame,
+    xstate::fpstate::Fpstate,
+};
 use alloc::sync::Arc;
 use control::ControlModel;
 use counters::Counters;
@@ -36,8 +42,13 @@ pub struct Vcpu {
     pub xstate: Fpstate,
     /// Which CR0 and CR4 it may have.
     pub control: ControlModel,
-    /// CR8, the task priority.
-    pub task_priority: u64,
+    /// Its local APIC.
+    pub apic: X2Apic,
+    /// An interrupt may have become deliverable or the timer was set: looked at
+    /// before the next entry.
+    pub attention: bool,
+    /// TSC at which its time slice is over.
+    pub slice_end: u64,
     /// The devices of its VM.
     pub bus: Arc<Mutex<Bus>>,
 }
@@ -49,6 +60,7 @@ impl Vcpu {
         cpuid: CpuidModel,
         xstate: Fpstate,
         control: ControlModel,
+        apic: X2Apic,
         bus: Arc<Mutex<Bus>>,
     ) -> Self {
         Self {
@@ -57,7 +69,9 @@ impl Vcpu {
             cpuid,
             xstate,
             control,
-            task_priority: 0,
+            apic,
+            attention: false,
+            slice_end: 0,
             bus,
         }
     }

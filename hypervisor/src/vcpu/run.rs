@@ -10,11 +10,12 @@ use super::{
     Vcpu,
     boot_state::BootState,
     exit::{self, Report},
+    interrupts::{ACTIVE, Interrupts},
     outcome::{End, Exception, Fault, Leave, Outcome},
     vmcs_state,
 };
 use crate::{
-    cpu::{msr::Msr, switched::Switched, tables::Tables},
+    cpu::{msr::Msr, switched::Switched, tables::Tables, tsc},
     memory::walk::Paging,
     vmx::{
         entry::{self, Left},
@@ -43,6 +44,7 @@ pub struct Runner {
     vmcs: Vmcs,
     msr_bitmap: Box<MsrBitmap>,
     switched: Switched,
+    interrupts: Interrupts,
     leave: Leave,
     /// The CPU it runs on, for the time of a stay.
     cpu: *mut Cpu,
@@ -114,6 +116,7 @@ impl Runner {
             vmcs: Vmcs::new(vmx)?,
             msr_bitmap,
             switched: Switched::default(),
+            interrupts: Interrupts::new(vmx),
             leave: Leave::Interrupted,
             cpu: ptr::null_mut(),
         });
@@ -158,10 +161,31 @@ impl Runner {
         vmcs_state::write_host_state(&mut self.vmcs.load(), tables);
     }
 
-    /// Gives the vCPU `ticks` of the preemption timer from here on.
-    pub fn set_slice(&mut self, ticks: u32) {
+    /// Gives the vCPU a time slice of `ticks` of the TSC from here on, and lets it
+    /// take the interrupts that became pending in the meantime.
+    ///
+    /// It was switched in on this CPU.
+    pub fn begin_slice(&mut self, ticks: u64) {
+        self.vcpu.slice_end = tsc::now().wrapping_add(ticks);
         // SAFETY: between `switch_in` and the next one, this VMCS is current.
-        unsafe { self.vmcs.assume_loaded() }.write(field::PREEMPTION_TIMER, ticks);
+        let mut vmcs = unsafe { self.vmcs.assume_loaded() };
+        self.interrupts.attend(&mut vmcs, &mut self.vcpu, true);
+    }
+
+    /// Lets the CPU halt in this vCPU's stead until the TSC is `until`, or
+    /// something wants the CPU.
+    ///
+    /// It was switched in on this CPU and left its run loop halted.
+    pub fn idle(&mut self, cpu: &mut Cpu, until: u64) {
+        self.vcpu.slice_end = until;
+        // SAFETY: as above.
+        let mut vmcs = unsafe { self.vmcs.assume_loaded() };
+        self.interrupts.halt(&mut vmcs, &mut self.vcpu);
+        // Whatever ends it, the scheduler looks again who can run.
+        let _ = self.run(cpu);
+        // SAFETY: as above.
+        let mut vmcs = unsafe { self.vmcs.assume_loaded() };
+        vmcs.write(field::GUEST_ACTIVITY_STATE, ACTIVE);
     }
 
     /// Runs the guest until something wants the scheduler.
@@ -234,6 +258,9 @@ impl Report for FromVmcs<'_, '_> {
     fn guest_physical_address(&self) -> u64 {
         self.0.read(field::GUEST_PHYSICAL_ADDRESS)
     }
+    fn now(&self) -> u64 {
+        tsc::now()
+    }
     fn rflags(&self) -> u64 {
         self.0.read(field::GUEST_RFLAGS)
     }
@@ -268,8 +295,12 @@ unsafe extern "sysv64" fn on_exit(frame: *mut Frame) -> bool {
     // A failed entry has bit 31 set and reasons that no handler takes.
     let reason = Reason(vmcs.read(field::EXIT_REASON) as u16);
     vcpu.counters.count(reason);
+    let mut skipped = false;
     match exit::dispatch(vcpu, cpu, reason, &FromVmcs(&vmcs)) {
-        Outcome::Skip => skip(&mut vmcs),
+        Outcome::Skip => {
+            skip(&mut vmcs);
+            skipped = true;
+        }
         Outcome::Resume => {}
         Outcome::Inject(exception) => inject(&mut vmcs, exception),
         Outcome::Intercept(interception) => {
@@ -290,6 +321,9 @@ unsafe extern "sysv64" fn on_exit(frame: *mut Frame) -> bool {
             runner.leave = leave;
             return false;
         }
+    }
+    if vcpu.attention {
+        runner.interrupts.attend(&mut vmcs, vcpu, skipped);
     }
     cpu.before_entry(&mut vcpu.xstate);
     true

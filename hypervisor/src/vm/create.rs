@@ -4,7 +4,8 @@
 
 use super::Vm;
 use crate::{
-    device::bus::Bus,
+    cpu::tsc,
+    device::{bus::Bus, x2apic::X2Apic},
     memory::{
         address::Gpa,
         ept::MapError,
@@ -120,6 +121,7 @@ impl<C: CpuIdReader> Factory<'_, C> {
         Ok(Box::new(Vm {
             name: config.name.as_str().into(),
             runner,
+            halted: false,
             memory,
             bus,
         }))
@@ -172,7 +174,8 @@ impl<C: CpuIdReader> Factory<'_, C> {
             vmx_cr4: self.vmx.cr4_must_be_one,
         };
         let xstate = life.into_container().map_err(CreateError::Life)?;
-        Ok(Vcpu::new(run::frame(), cpuid, xstate, control, bus))
+        let apic = X2Apic::new(topology.apic_id, tsc::ticks_per_crystal_tick(&self.cpuid));
+        Ok(Vcpu::new(run::frame(), cpuid, xstate, control, apic, bus))
     }
 }
 

@@ -21,6 +21,8 @@ mod machine {
         /// Its vCPU. Before the memory, so that nothing translates through tables
         /// that are gone.
         pub runner: Box<Runner>,
+        /// Whether it waits for its timer.
+        pub halted: bool,
         /// Its memory.
         pub memory: GuestMemory,
         /// Its devices.
@@ -28,6 +30,14 @@ mod machine {
     }
 
     impl Vm {
+        /// TSC at which it can run on; zero if it can now.
+        pub fn wake(&mut self) -> u64 {
+            match self.halted {
+                true => self.runner.vcpu().apic.deadline().unwrap_or(0),
+                false => 0,
+            }
+        }
+
         /// Shows a console line that is complete.
         pub fn show_line(&self) {
             let line = self.bus.lock().take_line();

@@ -177,6 +177,11 @@ impl EventInfo {
         Self(Self::VALID | HARDWARE_EXCEPTION | error_code | vector as u32)
     }
 
+    /// An external interrupt for injection.
+    pub const fn external(vector: u8) -> Self {
+        Self(Self::VALID | vector as u32)
+    }
+
     /// Whether there is an event at all.
     pub fn is_valid(self) -> bool {
         self.0 & Self::VALID != 0

@@ -1,5 +1,6 @@
 //! What entry and exit keep of a vCPU in memory.
 
+use crate::cpu::bits::{join, split};
 use core::mem::size_of;
 
 /// The general-purpose registers that VMX leaves to software, in the order in
@@ -71,13 +72,14 @@ impl Registers {
 
     /// EDX:EAX, as WRMSR and XSETBV take it.
     pub fn edx_eax(&self) -> u64 {
-        self.rdx << 32 | self.rax & 0xffff_ffff
+        join(self.rdx as u32, self.rax as u32)
     }
 
     /// Sets EDX and EAX as RDMSR does, clearing the registers' upper halves.
     pub fn set_edx_eax(&mut self, value: u64) {
-        self.rdx = value >> 32;
-        self.rax = value & 0xffff_ffff;
+        let (edx, eax) = split(value);
+        self.rdx = u64::from(edx);
+        self.rax = u64::from(eax);
     }
 
     /// ECX.

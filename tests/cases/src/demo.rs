@@ -51,6 +51,19 @@ pub(crate) fn trials() -> Vec<Trial> {
             console.says("VM \"other\" ended with success")?;
             console.failed()
         }),
+        case("demo::the_local_apic_and_its_timer", |log| {
+            let console = log.run(&Boot::bundle(one("timer", "", false)))?;
+            console.never_says("not ok")?;
+            console.says("guest: 12 passed, 0 failed")?;
+            console.succeeded()
+        }),
+        case("demo::timers_beside_a_vm_that_computes", |log| {
+            let both = one("timer", "", false)
+                + &one("amx-demo", "", true).replace("\"guest\"", "\"other\"");
+            let console = log.run(&Boot::bundle(both))?;
+            console.never_says("not ok")?;
+            console.succeeded()
+        }),
         case("demo::the_time_limit_names_the_vm_that_hangs", |log| {
             let mut boot = Boot::bundle(one("hang", "", false));
             boot.limit = Duration::from_secs(5);

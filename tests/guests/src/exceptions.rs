@@ -27,6 +27,8 @@ pub static RESUME: AtomicU64 = AtomicU64::new(0);
 static RAISED: AtomicU64 = AtomicU64::new(NONE);
 /// Called for #NM outside a trial.
 static ON_NM: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+/// Called for interrupts, vectors from 32 on.
+static ON_INTERRUPT: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 /// Where the IDT of the running payload is.
 static IDT: spin_free::Table = spin_free::Table::new();
 
@@ -70,7 +72,7 @@ struct Frame {
 unsafe extern "C" fn stubs() {
     naked_asm!(
         ".set vector, 0",
-        ".rept 32",
+        ".rept 256",
         ".balign {stub_bytes}",
         ".if !(vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30)",
         "pushq $0",
@@ -102,7 +104,21 @@ unsafe extern "C" fn stubs() {
     )
 }
 
+/// The first vector that is not an exception's.
+const FIRST_INTERRUPT: u64 = 32;
+
 extern "C" fn handle(frame: &mut Frame) {
+    if frame.vector >= FIRST_INTERRUPT {
+        let handler = ON_INTERRUPT.load(Ordering::Relaxed);
+        assert!(
+            !handler.is_null(),
+            "interrupt {} that nobody waits for",
+            frame.vector
+        );
+        // SAFETY: only `on_interrupt` stores here, and only functions of this type.
+        let handler = unsafe { core::mem::transmute::<*mut (), fn(u8)>(handler) };
+        return handler(frame.vector as u8);
+    }
     let resume = RESUME.swap(0, Ordering::Relaxed);
     if resume != 0 {
         RAISED.store(frame.vector, Ordering::Relaxed);
@@ -143,6 +159,9 @@ pub(crate) fn install() {
         table.x87_floating_point.set_handler_addr(stub(16));
         table.alignment_check.set_handler_addr(stub(17));
         table.simd_floating_point.set_handler_addr(stub(19));
+        for vector in FIRST_INTERRUPT as u8..=u8::MAX {
+            table[vector].set_handler_addr(stub(u64::from(vector)));
+        }
         table.load_unsafe();
     }
 }
@@ -150,6 +169,11 @@ pub(crate) fn install() {
 /// Calls `handler` for each #NM from now on; the instruction is then retried.
 pub fn on_nm(handler: fn()) {
     ON_NM.store(handler as *mut (), Ordering::Relaxed);
+}
+
+/// Calls `handler` with the vector of each interrupt from now on.
+pub fn on_interrupt(handler: fn(u8)) {
+    ON_INTERRUPT.store(handler as *mut (), Ordering::Relaxed);
 }
 
 /// The vector that the last trial raised, or [`NONE`].

@@ -110,6 +110,11 @@ impl X2Apic {
         }
     }
 
+    /// Its ID.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
     /// The logical ID that x2APIC mode derives from the ID (SDM Vol. 3, "Deriving
     /// Logical x2APIC ID from the Local x2APIC ID").
     fn logical_id(&self) -> u32 {

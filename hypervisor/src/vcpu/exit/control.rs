@@ -32,19 +32,23 @@ pub(super) fn handle(vcpu: &mut Vcpu, access: CrAccess, report: &impl Report) ->
         },
         CrAccess::Write { cr: 8, gpr: number } => match gpr(vcpu, number) {
             Some(value @ 0..=CR8_MAX) => {
-                vcpu.task_priority = value;
+                vcpu.apic.set_cr8(value);
+                vcpu.attention = true;
                 Outcome::Skip
             }
             Some(_) => Outcome::Inject(Exception::GENERAL_PROTECTION),
             None => unhandled,
         },
-        CrAccess::Read { cr: 8, gpr } => match vcpu.frame.registers.by_number_mut(gpr) {
-            Some(register) => {
-                *register = vcpu.task_priority;
-                Outcome::Skip
+        CrAccess::Read { cr: 8, gpr } => {
+            let priority = vcpu.apic.cr8();
+            match vcpu.frame.registers.by_number_mut(gpr) {
+                Some(register) => {
+                    *register = priority;
+                    Outcome::Skip
+                }
+                None => unhandled,
             }
-            None => unhandled,
-        },
+        }
         _ => unhandled,
     }
 }

@@ -12,6 +12,7 @@ mod memory;
 mod msr;
 mod port;
 mod privileged;
+mod time;
 mod xsetbv;
 
 use super::{
@@ -37,6 +38,8 @@ pub trait Report {
     fn interruption(&self) -> EventInfo;
     /// The guest-physical address of an EPT violation.
     fn guest_physical_address(&self) -> u64;
+    /// The guest's TSC.
+    fn now(&self) -> u64;
     /// RFLAGS.
     fn rflags(&self) -> u64;
     /// RSP.
@@ -56,12 +59,13 @@ pub fn dispatch<R: XRegisters>(
     match reason {
         Reason::CPUID => cpuid::handle(vcpu),
         Reason::VMCALL => privileged::vmcall(vcpu),
-        Reason::RDMSR => msr::read(vcpu, cpu),
-        Reason::WRMSR => msr::write(vcpu, cpu),
+        Reason::RDMSR => msr::read(vcpu, cpu, report),
+        Reason::WRMSR => msr::write(vcpu, cpu, report),
         Reason::IO => port::handle(vcpu, PortAccess::decode(report.qualification())),
         Reason::XSETBV => xsetbv::handle(vcpu, cpu),
         Reason::EXCEPTION_OR_NMI => exception::handle(vcpu, cpu, report.interruption()),
-        Reason::PREEMPTION_TIMER => Outcome::Leave(Leave::SliceOver),
+        Reason::PREEMPTION_TIMER => time::timer(vcpu, report.now()),
+        Reason::INTERRUPT_WINDOW => time::window(vcpu),
         Reason::EXTERNAL_INTERRUPT => Outcome::Leave(Leave::Interrupted),
         Reason::CR_ACCESS => {
             control::handle(vcpu, CrAccess::decode(report.qualification()), report)
@@ -69,7 +73,7 @@ pub fn dispatch<R: XRegisters>(
         Reason::EPT_VIOLATION => {
             memory::handle(report.guest_physical_address(), report.qualification())
         }
-        Reason::HLT => halt::handle(report.rflags()),
+        Reason::HLT => halt::handle(vcpu, report),
         Reason::TRIPLE_FAULT => Outcome::Leave(Leave::Ended(End::Fault(Fault::TripleFault))),
         Reason::INVD | Reason::WBINVD => privileged::cache_flush(),
         Reason::RDPMC => privileged::not_permitted(),

@@ -1,8 +1,9 @@
 //! RDMSR and WRMSR of what is not passed through.
 
-use super::xstate_outcome;
+use super::{Report, xstate_outcome};
 use crate::{
     cpu::msr::Msr,
+    device::x2apic::{Effect, FIRST_MSR, Ipi, IpiKind, LAST_MSR},
     vcpu::{
         Vcpu,
         outcome::{Exception, Outcome},
@@ -17,12 +18,21 @@ use crate::{
 /// guest acts on. Without it Linux takes FSRM for a lie of CPUID.
 const MISC_ENABLE_FAST_STRINGS: u64 = 1 << 0;
 
+/// x2APIC mode, enabled, on the boot processor, at the usual address: what
+/// firmware with more than 255 CPUs hands over. It cannot be changed, because
+/// xAPIC mode is not there to go back to.
+const APIC_BASE: u64 = 0xfee0_0000 | 1 << 11 | 1 << 10 | 1 << 8;
+
 #[inline(always)]
-pub(super) fn read<R: XRegisters>(vcpu: &mut Vcpu, cpu: &mut CpuXstate<R>) -> Outcome {
+pub(super) fn read<R: XRegisters>(
+    vcpu: &mut Vcpu,
+    cpu: &mut CpuXstate<R>,
+    report: &impl Report,
+) -> Outcome {
     let number = vcpu.frame.registers.ecx();
     let value = match XMsr::from_address(number) {
         Some(msr) => cpu.read_msr(&vcpu.xstate, msr).ok(),
-        None => model(Msr(number)),
+        None => model(vcpu, Msr(number), report),
     };
     match value {
         Some(value) => {
@@ -34,22 +44,31 @@ pub(super) fn read<R: XRegisters>(vcpu: &mut Vcpu, cpu: &mut CpuXstate<R>) -> Ou
 }
 
 #[inline(always)]
-pub(super) fn write<R: XRegisters>(vcpu: &mut Vcpu, cpu: &mut CpuXstate<R>) -> Outcome {
+pub(super) fn write<R: XRegisters>(
+    vcpu: &mut Vcpu,
+    cpu: &mut CpuXstate<R>,
+    report: &impl Report,
+) -> Outcome {
     let registers = &vcpu.frame.registers;
     let (number, value) = (registers.ecx(), registers.edx_eax());
-    match XMsr::from_address(number) {
-        Some(msr) => {
-            let result = cpu.write_msr(&mut vcpu.xstate, msr, value);
-            xstate_outcome(vcpu, result)
-        }
-        None if accepts(Msr(number)) => Outcome::Skip,
+    if let Some(msr) = XMsr::from_address(number) {
+        let result = cpu.write_msr(&mut vcpu.xstate, msr, value);
+        return xstate_outcome(vcpu, result);
+    }
+    match change(vcpu, Msr(number), value, report) {
+        Some(()) => Outcome::Skip,
         None => Outcome::Inject(Exception::GENERAL_PROTECTION),
     }
 }
 
-/// What the MSRs read that have one value for ever.
-fn model(msr: Msr) -> Option<u64> {
+/// What an MSR of the model reads; `None` where it does not exist.
+fn model(vcpu: &Vcpu, msr: Msr, report: &impl Report) -> Option<u64> {
     match msr {
+        Msr(number @ FIRST_MSR..=LAST_MSR) => vcpu.apic.read(number - FIRST_MSR, report.now()).ok(),
+        // Not writable: the guest's TSC is the machine's, which others see too.
+        Msr::IA32_TSC => Some(report.now()),
+        Msr::IA32_TSC_DEADLINE => Some(vcpu.apic.tsc_deadline()),
+        Msr::IA32_APIC_BASE => Some(APIC_BASE),
         Msr::IA32_MISC_ENABLE => Some(MISC_ENABLE_FAST_STRINGS),
         // No microcode update was ever loaded.
         Msr::IA32_BIOS_SIGN_ID => Some(0),
@@ -57,9 +76,38 @@ fn model(msr: Msr) -> Option<u64> {
     }
 }
 
-/// Whether writes go nowhere rather than fault: that of zero before the
-/// microcode revision is read is part of the reading (SDM Vol. 3, "Determining
-/// the Signature").
-fn accepts(msr: Msr) -> bool {
-    matches!(msr, Msr::IA32_MISC_ENABLE | Msr::IA32_BIOS_SIGN_ID)
+/// Writes an MSR of the model; `None` where that raises #GP.
+fn change(vcpu: &mut Vcpu, msr: Msr, value: u64, report: &impl Report) -> Option<()> {
+    match msr {
+        Msr(number @ FIRST_MSR..=LAST_MSR) => {
+            let effect = vcpu
+                .apic
+                .write(number - FIRST_MSR, value, report.now())
+                .ok()?;
+            if let Effect::Send(ipi) = effect {
+                send(vcpu, ipi);
+            }
+            vcpu.attention = true;
+        }
+        Msr::IA32_TSC_DEADLINE => {
+            vcpu.apic.set_tsc_deadline(value);
+            vcpu.attention = true;
+        }
+        Msr::IA32_APIC_BASE => return (value == APIC_BASE).then_some(()),
+        Msr::IA32_MISC_ENABLE => {}
+        // Zero is written before the microcode revision is read (SDM Vol. 3,
+        // "Determining the Signature").
+        Msr::IA32_BIOS_SIGN_ID => return (value == 0).then_some(()),
+        _ => return None,
+    }
+    Some(())
+}
+
+/// Delivers an IPI. A VM has one vCPU, so it goes to the sender or nowhere.
+fn send(vcpu: &mut Vcpu, ipi: Ipi) {
+    if let IpiKind::Fixed(vector) = ipi.kind
+        && vcpu.apic.is_target(ipi.to, vcpu.apic.id())
+    {
+        vcpu.apic.accept(vector);
+    }
 }

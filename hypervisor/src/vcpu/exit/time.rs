@@ -1,0 +1,21 @@
+//! The preemption timer, and the moment at which the guest can take interrupts.
+
+use crate::vcpu::{
+    Vcpu,
+    outcome::{Leave, Outcome},
+};
+
+/// The preemption timer: the slice is over, or the guest's own timer fires.
+pub(super) fn timer(vcpu: &mut Vcpu, now: u64) -> Outcome {
+    if now >= vcpu.slice_end {
+        return Outcome::Leave(Leave::SliceOver);
+    }
+    vcpu.attention = true;
+    Outcome::Resume
+}
+
+/// The guest can take the interrupt that waits.
+pub(super) fn window(vcpu: &mut Vcpu) -> Outcome {
+    vcpu.attention = true;
+    Outcome::Resume
+}
