@@ -137,8 +137,8 @@ extern "C" fn handle(frame: &mut Frame) {
     );
 }
 
-/// Makes this payload's exceptions arrive here.
-pub(crate) fn install() {
+/// Makes the CPU's exceptions arrive here.
+pub fn install() {
     let table = IDT.get();
     let stub = |vector: u64| VirtAddr::from_ptr(stubs as *const ()) + vector * STUB_BYTES;
     // SAFETY: the table is the payload's own and in use by nobody yet; each stub

@@ -47,6 +47,11 @@ impl Report {
         self.holds(format_args!("{what} ({count} values)"), count > 0);
     }
 
+    /// Checks that passed and failed.
+    pub fn sum(&self) -> (u32, u32) {
+        (self.passed, self.failed)
+    }
+
     /// Prints the sum and ends the VM: with code 0 if no check failed.
     pub fn finish(self) -> ! {
         say!("{} passed, {} failed", self.passed, self.failed);

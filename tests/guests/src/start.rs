@@ -1,14 +1,14 @@
 //! From the entry point to the payload's `main`, and its panics.
 
-#![expect(unsafe_code, reason = "entry point and what the loader left in memory")]
+#![expect(unsafe_code, reason = "what the loader left in memory")]
 
 use crate::{console, exceptions, say};
-use core::{arch::naked_asm, ffi::CStr, panic::PanicInfo};
+use core::{ffi::CStr, panic::PanicInfo};
 
 /// `hvm_start_info` (Xen, `public/arch-x86/hvm/start_info.h`), as far as payloads
 /// use it.
 #[repr(C)]
-struct StartInfo {
+pub struct StartInfo {
     magic: u32,
     version: u32,
     flags: u32,
@@ -17,38 +17,40 @@ struct StartInfo {
     command_line: u64,
 }
 
-unsafe extern "Rust" {
-    /// The payload, named by [`payload!`](crate::payload).
-    safe fn payload_main(command_line: &'static str) -> !;
-}
-
-/// Names the payload's main function: `fn(&'static str) -> !`, which is given
-/// the command line.
+/// Names the payload's main function, `fn(&'static str) -> !`, which is given the
+/// command line; brings the entry point and the panic handler.
 #[macro_export]
 macro_rules! payload {
     ($main:path) => {
-        #[unsafe(no_mangle)]
-        #[expect(unsafe_code, reason = "the name by which the entry point calls it")]
-        extern "Rust" fn payload_main(command_line: &'static str) -> ! {
-            $main(command_line)
+        #[expect(unsafe_code, reason = "the entry point is a symbol for the linker")]
+        mod entry_point {
+            /// In: RDI = the start info, RSP = top of the loader's stack, a multiple of
+            /// 16, which the call makes what the ABI wants.
+            #[unsafe(naked)]
+            #[unsafe(no_mangle)]
+            unsafe extern "C" fn _start() -> ! {
+                core::arch::naked_asm!("call {enter}", "ud2", enter = sym super::enter)
+            }
+        }
+
+        extern "C" fn enter(info: &'static $crate::start::StartInfo) -> ! {
+            $main($crate::start::begin(info))
+        }
+
+        #[panic_handler]
+        fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+            $crate::start::broke(info)
         }
     };
 }
 
-/// In: RDI = the start info, RSP = top of the loader's stack, a multiple of 16,
-/// which the call makes what the ABI wants.
-#[unsafe(naked)]
-#[unsafe(no_mangle)]
-unsafe extern "C" fn _start() -> ! {
-    naked_asm!("call {enter}", "ud2", enter = sym enter)
-}
-
-extern "C" fn enter(info: &'static StartInfo) -> ! {
+/// What every payload begins with; gives the command line.
+pub fn begin(info: &'static StartInfo) -> &'static str {
     exceptions::install();
     let command_line = info.command_line as *const _;
     // SAFETY: the loader ends the command line with a zero and nobody changes it.
     let command_line = unsafe { CStr::from_ptr(command_line) };
-    payload_main(command_line.to_str().unwrap_or(""))
+    command_line.to_str().unwrap_or("")
 }
 
 /// Whether `word` stands in the command line.
@@ -61,8 +63,8 @@ pub fn has_word(command_line: &str, word: &str) -> bool {
 /// Exit code of a payload that broke.
 const BROKEN: u32 = 2;
 
-#[panic_handler]
-fn panic(info: &PanicInfo<'_>) -> ! {
+/// Reports that the payload itself broke, and ends the VM.
+pub fn broke(info: &PanicInfo<'_>) -> ! {
     say!("payload broke: {info}");
     console::exit(BROKEN)
 }

@@ -40,6 +40,19 @@ impl Config {
         config
     };
 
+    /// Its 64 bytes.
+    pub fn bytes(&self) -> [u8; 64] {
+        let mut bytes = [0; 64];
+        bytes[0] = self.palette;
+        bytes[1] = self.start_row;
+        bytes[2..16].copy_from_slice(&self.reserved);
+        for (place, value) in bytes[16..48].chunks_exact_mut(2).zip(self.row_bytes) {
+            place.copy_from_slice(&value.to_le_bytes());
+        }
+        bytes[48..].copy_from_slice(&self.rows);
+        bytes
+    }
+
     /// LDTILECFG
     pub fn load(&self) {
         // SAFETY: reads 64 bytes of a configuration.
