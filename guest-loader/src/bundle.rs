@@ -32,6 +32,10 @@ const CHECKSUM: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 
 /// Memory comes in pieces of this size, so that large pages can map it.
 pub const MEMORY_UNIT: u64 = 2 << 20;
+/// A time slice where a VM does not ask for another.
+pub const DEFAULT_SLICE_US: u32 = 10_000;
+/// In a shorter one a vCPU would get little done between two switches.
+const SHORTEST_SLICE_US: u32 = 5;
 /// Longest name of a VM.
 pub const NAME_BYTES: usize = 31;
 
@@ -113,6 +117,8 @@ pub struct VmConfig {
     pub vcpus: u32,
     /// CPUs that its vCPUs are pinned to, in order; empty: any.
     pub cpus: Vec<u32>,
+    /// Microseconds that a vCPU may run before another gets the CPU.
+    pub slice_us: u32,
     /// Its extended state.
     pub xstate: XstateDescription,
 }
@@ -146,6 +152,9 @@ impl VmConfig {
         }
         if self.vcpus == 0 {
             return problem("a VM has at least one vCPU");
+        }
+        if self.slice_us < SHORTEST_SLICE_US {
+            return problem("a time slice has at least 5 microseconds");
         }
         if !self.cpus.is_empty() && self.cpus.len() != self.vcpus as usize {
             return problem("cpus names one CPU for each vCPU, or none at all");
@@ -348,6 +357,7 @@ mod tests {
             memory: 64 << 20,
             vcpus: 2,
             cpus: vec![0, 1],
+            slice_us: DEFAULT_SLICE_US,
             xstate: XstateDescription {
                 amx: true,
                 ..XstateDescription::default()
@@ -471,6 +481,10 @@ mod tests {
         }));
         assert!(refused(VmConfig {
             vcpus: 3,
+            ..config("x")
+        }));
+        assert!(refused(VmConfig {
+            slice_us: SHORTEST_SLICE_US - 1,
             ..config("x")
         }));
         let twice = [0, 1].map(|_| Vm {

@@ -36,8 +36,14 @@ struct VmDescription {
     vcpus: u32,
     #[serde(default)]
     cpus: Vec<u32>,
+    #[serde(default = "default_slice")]
+    slice_us: u32,
     #[serde(default)]
     xstate: XstateDescription,
+}
+
+fn default_slice() -> u32 {
+    bundle::DEFAULT_SLICE_US
 }
 
 fn one() -> u32 {
@@ -78,6 +84,7 @@ pub fn pack(text: &str, folder: &Path) -> Result<Vec<u8>> {
             cmdline: vm.cmdline,
             vcpus: vm.vcpus,
             cpus: vm.cpus,
+            slice_us: vm.slice_us,
             xstate: vm.xstate,
         };
         loaded.push((config, image, initrd));

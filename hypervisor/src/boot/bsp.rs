@@ -8,10 +8,7 @@
 #![expect(unsafe_code, reason = "takes the machine over from the boot loader")]
 
 use crate::{
-    cpu::{
-        tables::{self, InterruptStacks},
-        tsc,
-    },
+    cpu::tables::{self, InterruptStacks},
     memory::{
         address::Hpa,
         host::{self, Host},
@@ -156,7 +153,7 @@ extern "C" fn continue_on_own_tables() -> ! {
         .check_current_sizes(&cpuid, layout.user(), XFeatures::EMPTY)
         .unwrap_or_else(|error| refuse(error));
     pic::mask_all();
-    let mut scheduler = Scheduler::new(cpu, tables, layout.clone(), tsc::ticks_per_second(&cpuid));
+    let mut scheduler = Scheduler::new(cpu, tables, layout.clone());
     let bundle = machine
         .bundle
         .unwrap_or_else(|| refuse("the boot loader brought no guest bundle"));

@@ -15,18 +15,12 @@ use alloc::{boxed::Box, collections::VecDeque};
 
 /// The operator's key for "what is running?", as on BSD's terminals (SIGINFO).
 const STATUS_KEY: u8 = 0x14;
-/// A slice where the CPU does not tell how fast its TSC ticks.
-const SLICE_WITHOUT_FREQUENCY: u64 = 20_000_000;
-/// Slices in a second: 10 ms each.
-const SLICES_PER_SECOND: u64 = 100;
 
 /// The scheduler of one CPU: round robin over its VMs.
 pub struct Scheduler {
     cpu: Cpu,
     tables: Tables,
     layout: Layout,
-    /// TSC ticks of a slice.
-    slice: u64,
     /// The VM whose vCPU is on the CPU: its VMCS is current, its registers are
     /// loaded.
     current: Option<Box<Vm>>,
@@ -38,13 +32,11 @@ pub struct Scheduler {
 
 impl Scheduler {
     /// A scheduler of the CPU it runs on.
-    pub fn new(cpu: Cpu, tables: Tables, layout: Layout, ticks_per_second: Option<u64>) -> Self {
+    pub fn new(cpu: Cpu, tables: Tables, layout: Layout) -> Self {
         Self {
             cpu,
             tables,
             layout,
-            slice: ticks_per_second
-                .map_or(SLICE_WITHOUT_FREQUENCY, |ticks| ticks / SLICES_PER_SECOND),
             current: None,
             queue: VecDeque::new(),
             success: true,
@@ -119,7 +111,7 @@ impl Scheduler {
     /// Lets the CPU halt until `vm`, the first that can run again, can.
     fn idle(&mut self, vm: &mut Vm) -> Option<End> {
         // Not longer than a slice, for the operator's sake.
-        let until = vm.wake().min(tsc::now().wrapping_add(self.slice));
+        let until = vm.wake().min(tsc::now().wrapping_add(vm.slice));
         vm.runner.idle(&mut self.cpu, until);
         None
     }
@@ -127,7 +119,7 @@ impl Scheduler {
     /// Runs `vm` until its slice is over or it ended.
     fn run_slice(&mut self, vm: &mut Vm) -> Option<End> {
         vm.halted = false;
-        vm.runner.begin_slice(self.slice);
+        vm.runner.begin_slice(vm.slice);
         loop {
             match vm.runner.run(&mut self.cpu) {
                 Leave::SliceOver | Leave::Interrupted => return None,

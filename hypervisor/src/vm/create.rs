@@ -115,16 +115,25 @@ impl<C: CpuIdReader> Factory<'_, C> {
                 .write(Gpa(*gpa), bytes)
                 .map_err(CreateError::Placement)?;
         }
+        let slice = self.ticks_per_microsecond() * u64::from(config.slice_us);
         let boot = boot_state(plan.entry);
         let runner = Runner::new(vcpu, self.vmx, vpid, memory.ept_pointer(), &boot)
             .map_err(CreateError::Vmx)?;
         Ok(Box::new(Vm {
             name: config.name.as_str().into(),
             runner,
+            slice,
             halted: false,
             memory,
             bus,
         }))
+    }
+
+    /// TSC ticks in a microsecond, by a guess where the CPU does not tell: it
+    /// decides how long slices are, and nothing else.
+    fn ticks_per_microsecond(&self) -> u64 {
+        const GUESS: u64 = 2000;
+        tsc::ticks_per_second(&self.cpuid).map_or(GUESS, |ticks| ticks.div_ceil(1_000_000))
     }
 
     /// Rules xs-01, xs-02 and xs-04: permission, CPUID, then the container.

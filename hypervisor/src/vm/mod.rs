@@ -21,6 +21,8 @@ mod machine {
         /// Its vCPU. Before the memory, so that nothing translates through tables
         /// that are gone.
         pub runner: Box<Runner>,
+        /// TSC ticks of a time slice.
+        pub slice: u64,
         /// Whether it waits for its timer.
         pub halted: bool,
         /// Its memory.

@@ -121,6 +121,19 @@ impl Transcript {
         self.find(text).map(drop)
     }
 
+    /// The first line of the VM `name` that contains `text`.
+    pub(crate) fn find_of(&self, name: &str, text: &str) -> Result<&str> {
+        let prefix = format!("{name}: ");
+        let mut lines = self
+            .0
+            .console
+            .iter()
+            .filter(|line| line.starts_with(&prefix));
+        let line = lines.find(|line| line.contains(text));
+        line.map(String::as_str)
+            .with_context(|| format!("VM {name:?} does not say {text:?}"))
+    }
+
     /// No line contains `text`.
     pub(crate) fn never_says(&self, text: &str) -> Result<()> {
         match self.0.console.iter().find(|line| line.contains(text)) {

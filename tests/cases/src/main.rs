@@ -8,6 +8,7 @@ mod conformance;
 mod demo;
 mod harness;
 mod tidy;
+mod xstate;
 
 use libtest_mimic::Arguments;
 
@@ -21,5 +22,6 @@ fn main() {
     trials.extend(boot::trials());
     trials.extend(demo::trials());
     trials.extend(conformance::trials());
+    trials.extend(xstate::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }

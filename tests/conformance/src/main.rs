@@ -7,7 +7,6 @@
 #![no_std]
 #![no_main]
 
-mod area;
 mod checks;
 mod machine;
 

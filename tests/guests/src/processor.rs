@@ -42,6 +42,18 @@ pub fn enable_osxsave() {
     }
 }
 
+/// Sets or clears CR4.OSXSAVE.
+pub fn set_osxsave(on: bool) {
+    // SAFETY: only instructions on trial depend on it.
+    unsafe { Cr4::update(|cr4| cr4.set(Cr4Flags::OSXSAVE, on)) };
+}
+
+/// Sets or clears CR0.TS.
+pub fn set_task_switched(on: bool) {
+    // SAFETY: as above.
+    unsafe { Cr0::update(|cr0| cr0.set(Cr0Flags::TASK_SWITCHED, on)) };
+}
+
 /// XCR0.
 pub fn xcr0() -> u64 {
     xgetbv(0)

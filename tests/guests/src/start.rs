@@ -60,6 +60,14 @@ pub fn has_word(command_line: &str, word: &str) -> bool {
         .any(|other| other == word)
 }
 
+/// The number behind `name=` in the command line, or `default`.
+pub fn number(command_line: &str, name: &str, default: u64) -> u64 {
+    command_line
+        .split_ascii_whitespace()
+        .find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+        .unwrap_or(default)
+}
+
 /// Exit code of a payload that broke.
 const BROKEN: u32 = 2;
 

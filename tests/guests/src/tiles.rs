@@ -152,3 +152,36 @@ pub fn multiply_bf16() {
         );
     }
 }
+
+/// Contents of tile `number` under `seed`: different in every byte's neighbours.
+pub fn pattern(seed: u8, number: usize) -> Tile {
+    let mut tile = Tile::ZERO;
+    for (row, bytes) in tile.0.iter_mut().enumerate() {
+        for (column, byte) in bytes.iter_mut().enumerate() {
+            *byte = (number * 13 + row * 7 + column * 3 + 1) as u8 ^ seed;
+        }
+    }
+    tile
+}
+
+/// Loads all tiles with the pattern of `seed`.
+pub fn load_all(seed: u8) {
+    Config::FULL.load();
+    for number in 0..TILES {
+        load(number, &pattern(seed, number));
+    }
+}
+
+/// Whether all tiles have the pattern of `seed`.
+pub fn all_hold(seed: u8) -> bool {
+    (0..TILES).all(|number| store(number) == pattern(seed, number))
+}
+
+/// Whether the bytes are those of all tiles with the pattern of `seed`: 16 rows of
+/// 8 tiles.
+pub fn bytes_hold(bytes: &[u8], seed: u8) -> bool {
+    (0..TILES).all(|number| {
+        let tile = &bytes[number * ROWS * ROW_BYTES..];
+        pattern(seed, number).0.as_flattened() == &tile[..ROWS * ROW_BYTES]
+    })
+}

@@ -1,15 +1,16 @@
 //! AMX instructions, armed and not, and their configuration (SDM Vol. 2,
 //! "Exception Classes of Intel AMX Instructions": E1 to E6).
 
-use super::{AMX, arm, begin, cpuid::set_osxsave, pattern, skipped_without_xfd, take_xfd_err};
+use super::{AMX, arm, begin, skipped_without_xfd, take_xfd_err};
 use guests::{
     exceptions::{GP, NM, NONE, UD},
-    processor::{TILEDATA, XFD_ERR, in_use, offered_xcr0, try_xsetbv, wrmsr},
+    processor::{
+        TILEDATA, XFD_ERR, in_use, offered_xcr0, set_osxsave, set_task_switched, try_xsetbv, wrmsr,
+    },
     report::Report,
     tiles::{self, Config, ROW_BYTES, Tile},
     vector_of,
 };
-use x86_64::registers::control::{Cr0, Cr0Flags};
 
 /// An instruction by name, and a trial of it.
 type Trial = (&'static str, fn() -> u64);
@@ -17,11 +18,11 @@ type Trial = (&'static str, fn() -> u64);
 /// Instructions on tile data: name, and what one raises.
 const ON_DATA: [Trial; 9] = [
     ("TILELOADD", || {
-        let tile = pattern(0, 0);
+        let tile = tiles::pattern(0, 0);
         vector_of!("tileloadd tmm0, [{base} + {stride}]", base = in(reg) &tile, stride = in(reg) ROW_BYTES)
     }),
     ("TILELOADDT1", || {
-        let tile = pattern(0, 0);
+        let tile = tiles::pattern(0, 0);
         vector_of!("tileloaddt1 tmm1, [{base} + {stride}]", base = in(reg) &tile, stride = in(reg) ROW_BYTES)
     }),
     ("TILESTORED", || {
@@ -138,12 +139,6 @@ fn order(report: &mut Report) {
     }
 }
 
-#[expect(unsafe_code, reason = "writes CR0")]
-fn set_task_switched(on: bool) {
-    // SAFETY: only instructions on trial look at the bit.
-    unsafe { Cr0::update(|cr0| cr0.set(Cr0Flags::TASK_SWITCHED, on)) };
-}
-
 /// LDTILECFG, STTILECFG and TILERELEASE (SDM Vol. 2, "LDTILECFG").
 fn configuration(report: &mut Report) {
     report.equal(
@@ -183,7 +178,7 @@ fn configuration(report: &mut Report) {
         Some(mixed),
     );
     Config::FULL.load();
-    tiles::load(0, &pattern(0, 0));
+    tiles::load(0, &tiles::pattern(0, 0));
     report.equal(
         "amx: TILEZERO zeroes",
         (vector_of!("tilezero tmm0"), tiles::store(0) == Tile::ZERO),

@@ -1,12 +1,11 @@
 //! CPUID leaves 0xD, 0x1D and 0x1E.
 
 use super::{AMX, CFG, DATA};
-use crate::area::{CAPACITY, compacted_size, components, standard_size};
+use guests::area::{CAPACITY, compacted_size, components, standard_size};
 use guests::{
-    processor::{self, XSS, cpuid, offered_xcr0},
+    processor::{self, XSS, cpuid, offered_xcr0, set_osxsave},
     report::Report,
 };
-use x86_64::registers::control::{Cr4, Cr4Flags};
 
 const AVX512: u64 = 0b111 << 5;
 
@@ -193,11 +192,4 @@ fn tile_leaves(report: &mut Report) {
 fn osxsave() -> bool {
     const OSXSAVE: u32 = 1 << 27;
     cpuid(1, 0).ecx & OSXSAVE != 0
-}
-
-/// Sets or clears CR4.OSXSAVE.
-#[expect(unsafe_code, reason = "writes CR4")]
-pub(super) fn set_osxsave(on: bool) {
-    // SAFETY: nothing here depends on XSAVE but the checks that switch it back on.
-    unsafe { Cr4::update(|cr4| cr4.set(Cr4Flags::OSXSAVE, on)) };
 }

@@ -1,7 +1,6 @@
 //! Dot products against scalar arithmetic (SDM Vol. 2, "TDPBSSD/TDPBSUD/TDPBUSD/
 //! TDPBUUD" and "TDPBF16PS").
 
-use super::pattern;
 use guests::{
     exceptions::NONE,
     report::Report,
@@ -43,13 +42,13 @@ pub(super) fn check(report: &mut Report) {
             UNSIGNED,
         ),
     ] {
-        let (a, b) = (pattern(0x5a, 1), pattern(0xc3, 2));
-        let found = product(&pattern(0, 0), &a, &b, instruction);
+        let (a, b) = (tiles::pattern(0x5a, 1), tiles::pattern(0xc3, 2));
+        let found = product(&tiles::pattern(0, 0), &a, &b, instruction);
         let element = |row: usize, column: usize| {
             let sum: i32 = (0..ROW_BYTES)
                 .map(|k| left(a.0[row][k]) * right(b.0[k / 4][column * 4 + k % 4]))
                 .sum();
-            (word(&pattern(0, 0), row, column) as i32).wrapping_add(sum) as u32
+            (word(&tiles::pattern(0, 0), row, column) as i32).wrapping_add(sum) as u32
         };
         report.holds(
             format_args!("dot: {name} is what scalar arithmetic says"),

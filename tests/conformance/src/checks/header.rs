@@ -2,7 +2,7 @@
 //! "Protected Mode Exceptions").
 
 use super::AMX;
-use crate::area::{Area, COMPACTED, HEADER_RESERVED};
+use guests::area::{Area, COMPACTED, HEADER_RESERVED};
 use guests::{
     exceptions::{GP, NONE},
     processor::{offered_xcr0, try_xsetbv},

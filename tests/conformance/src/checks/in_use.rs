@@ -2,13 +2,13 @@
 //! write it, armed and not (SDM Vol. 1, "XINUSE" in "Processor Tracking of
 //! XSAVE-Managed State").
 
-use super::{AMX, arm, begin, load_tiles, skipped_without_xfd};
-use crate::area::{Area, Save};
+use super::{AMX, arm, begin, skipped_without_xfd};
+use guests::area::{Area, Save};
 use guests::{
     exceptions::NONE,
     processor::{self, TILECFG, TILEDATA},
     report::Report,
-    tiles::Config,
+    tiles::{self, Config},
     vector_of,
 };
 
@@ -26,7 +26,7 @@ pub(super) fn check(report: &mut Report) {
             }
             begin();
             if live {
-                load_tiles(1);
+                tiles::load_all(1);
             }
             if armed {
                 arm(true);

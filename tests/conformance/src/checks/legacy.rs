@@ -1,7 +1,7 @@
 //! What else an operating system with AMX relies on.
 
 use super::begin;
-use crate::area::{Area, COMPACTED, Save};
+use guests::area::{Area, COMPACTED, Save};
 use guests::{exceptions::NONE, processor::rdmsr, report::Report, vector_of};
 
 const SSE: u64 = 1 << 1;

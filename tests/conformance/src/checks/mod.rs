@@ -11,13 +11,13 @@ mod save;
 mod xcr0;
 mod xfd;
 
-use crate::{area::Area, machine::has_xfd};
+use crate::machine::has_xfd;
 use guests::{
+    area::Area,
     exceptions::NONE,
     processor::{self, TILECFG, TILEDATA, XFD, XFD_ERR, XSS},
     report::Report,
     say,
-    tiles::{self, Config, ROW_BYTES, ROWS, TILES, Tile},
 };
 
 /// Both tile components.
@@ -63,39 +63,6 @@ fn begin() {
         NONE,
         "XRSTOR of an area without components"
     );
-}
-
-/// Contents of tile `number` under `seed`: different in every byte's neighbours.
-fn pattern(seed: u8, number: usize) -> Tile {
-    let mut tile = Tile::ZERO;
-    for (row, bytes) in tile.0.iter_mut().enumerate() {
-        for (column, byte) in bytes.iter_mut().enumerate() {
-            *byte = (number * 13 + row * 7 + column * 3 + 1) as u8 ^ seed;
-        }
-    }
-    tile
-}
-
-/// Loads all tiles with the pattern of `seed`.
-fn load_tiles(seed: u8) {
-    Config::FULL.load();
-    for number in 0..TILES {
-        tiles::load(number, &pattern(seed, number));
-    }
-}
-
-/// Whether all tiles have the pattern of `seed`.
-fn tiles_hold(seed: u8) -> bool {
-    (0..TILES).all(|number| tiles::store(number) == pattern(seed, number))
-}
-
-/// Whether the bytes are those of all tiles with the pattern of `seed`: 16 rows of
-/// 8 tiles.
-fn bytes_hold(bytes: &[u8], seed: u8) -> bool {
-    (0..TILES).all(|number| {
-        let tile = &bytes[number * ROWS * ROW_BYTES..];
-        pattern(seed, number).0.as_flattened() == &tile[..ROWS * ROW_BYTES]
-    })
 }
 
 /// XFD_ERR, which is cleared on the way.

@@ -1,7 +1,7 @@
 //! Restoring into armed components (SDM Vol. 1, "Extended Feature Disable (XFD)").
 
-use super::{AMX, arm, begin, load_tiles, skipped_without_xfd, take_xfd_err, tiles_hold};
-use crate::area::{Area, Save};
+use super::{AMX, arm, begin, skipped_without_xfd, take_xfd_err};
+use guests::area::{Area, Save};
 use guests::{
     exceptions::{NM, NONE},
     processor::{TILECFG, TILEDATA, in_use},
@@ -28,7 +28,7 @@ pub(super) fn check(report: &mut Report) {
 
 fn from(report: &mut Report, save: Save, (name, restore): (&str, fn(&Area, u64) -> u64)) {
     begin();
-    load_tiles(7);
+    tiles::load_all(7);
     let mut area = Area::filled(0);
     assert_eq!(area.save(save, AMX), NONE, "saving tiles");
     tiles::release();
@@ -47,7 +47,7 @@ fn from(report: &mut Report, save: Save, (name, restore): (&str, fn(&Area, u64) 
     assert_eq!(restore(&area, AMX), NONE, "restoring tiles");
     report.holds(
         format_args!("restore: {name} of what {save:?} wrote, not armed"),
-        tiles_hold(7),
+        tiles::all_hold(7),
     );
 
     arm(true);

@@ -1,8 +1,8 @@
 //! Tile data through every save and restore instruction, and where it lies (SDM
 //! Vol. 1, "Operation of XSAVE", "XSAVEC", "XSAVES", "XRSTOR", "XRSTORS").
 
-use super::{AMX, CFG, DATA, begin, bytes_hold, load_tiles, tiles_hold};
-use crate::area::{Area, COMPACTED, Save, offset};
+use super::{AMX, CFG, DATA, begin};
+use guests::area::{Area, COMPACTED, Save, offset};
 use guests::{
     exceptions::NONE,
     processor::{self, TILECFG, TILEDATA, XSS, cpuid, offered_xcr0},
@@ -16,7 +16,7 @@ const UNTOUCHED: u8 = 0xee;
 pub(super) fn check(report: &mut Report) {
     for save in Save::ALL {
         begin();
-        load_tiles(2);
+        tiles::load_all(2);
         let mut area = Area::filled(UNTOUCHED);
         let vector = area.save(save, AMX);
         let data = offset(save, AMX, DATA);
@@ -27,7 +27,7 @@ pub(super) fn check(report: &mut Report) {
         );
         report.holds(
             format_args!("save: {save:?} writes 16 rows of 8 tiles"),
-            bytes_hold(&area.0[data..], 2),
+            tiles::bytes_hold(&area.0[data..], 2),
         );
         let config = offset(save, AMX, CFG);
         report.holds(
@@ -71,7 +71,7 @@ pub(super) fn check(report: &mut Report) {
 /// Whether configuration and tiles are back. The configuration is not read before:
 /// storing a tile that is not configured would raise #UD.
 fn back(seed: u8) -> bool {
-    processor::in_use() & AMX == AMX && tiles_hold(seed)
+    processor::in_use() & AMX == AMX && tiles::all_hold(seed)
 }
 
 /// Tiles lie behind what comes before them, requested or not in use.
@@ -88,11 +88,15 @@ fn compacted_offsets(report: &mut Report) {
     ] {
         for save in [Save::Xsavec, Save::Xsaves] {
             begin();
-            load_tiles(3);
+            tiles::load_all(3);
             let mut area = Area::filled(UNTOUCHED);
             let vector = area.save(save, set);
             let data = offset(save, set, DATA);
-            let found = (vector, area.xcomp_bv(), bytes_hold(&area.0[data..], 3));
+            let found = (
+                vector,
+                area.xcomp_bv(),
+                tiles::bytes_hold(&area.0[data..], 3),
+            );
             report.equal(
                 format_args!("save: {save:?} with {name}: tiles at {data}"),
                 found,
@@ -102,12 +106,16 @@ fn compacted_offsets(report: &mut Report) {
     }
     begin();
     processor::wrmsr(XSS, xss);
-    load_tiles(4);
+    tiles::load_all(4);
     let mut area = Area::filled(UNTOUCHED);
     let set = offered | xss;
     let vector = area.save(Save::Xsaves, set);
     let data = offset(Save::Xsaves, set, DATA);
-    let found = (vector, area.xcomp_bv(), bytes_hold(&area.0[data..], 4));
+    let found = (
+        vector,
+        area.xcomp_bv(),
+        tiles::bytes_hold(&area.0[data..], 4),
+    );
     report.equal(
         format_args!("save: XSAVES with supervisor components: tiles at {data}"),
         found,
@@ -125,7 +133,7 @@ fn parts(report: &mut Report) {
             "XRSTORS"
         };
         begin();
-        load_tiles(5);
+        tiles::load_all(5);
         let mut area = Area::filled(UNTOUCHED);
         assert_eq!(area.save(Save::Xsavec, offered_xcr0()), NONE, "XSAVEC");
         tiles::release();
@@ -135,7 +143,7 @@ fn parts(report: &mut Report) {
             (vectors, back(5)),
             ([NONE; 2], true),
         );
-        load_tiles(6);
+        tiles::load_all(6);
         report.equal(
             format_args!("save: {name} of TILECFG alone keeps tile data"),
             (instruction(&area, TILECFG), back(6)),

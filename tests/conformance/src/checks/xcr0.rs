@@ -1,10 +1,10 @@
 //! XSETBV (SDM Vol. 2, "XSETBV - Set Extended Control Register"; Vol. 1, "Enabling
 //! the XSAVE Feature Set and XSAVE-Enabled Features").
 
-use super::{AMX, cpuid::set_osxsave};
+use super::AMX;
 use guests::{
     exceptions::{GP, NONE, UD},
-    processor::{TILECFG, TILEDATA, offered_xcr0, try_xsetbv, xcr0},
+    processor::{TILECFG, TILEDATA, offered_xcr0, set_osxsave, try_xsetbv, xcr0},
     report::Report,
     vector_of,
 };

@@ -1,7 +1,9 @@
 //! XSAVE areas: the instructions on them, their header, and where components lie
 //! by a walk of our own over CPUID leaf 0xD.
 
-use guests::{processor::cpuid, vector_of};
+#![expect(unsafe_code, reason = "the XSAVE family")]
+
+use crate::{processor::cpuid, vector_of};
 
 /// Bytes of the legacy region and the header (SDM Vol. 1, "Legacy Region of an
 /// XSAVE Area" and "XSAVE Header").
@@ -9,68 +11,77 @@ const EXTENDED_REGION: usize = 576;
 const XSTATE_BV: usize = 512;
 const XCOMP_BV: usize = 520;
 /// First byte of the header that is reserved.
-pub(crate) const HEADER_RESERVED: usize = 528;
+pub const HEADER_RESERVED: usize = 528;
 /// Bit 63 of XCOMP_BV: the area is in the compacted format.
-pub(crate) const COMPACTED: u64 = 1 << 63;
+pub const COMPACTED: u64 = 1 << 63;
 /// Room for every area of the CPUs we know; checked against CPUID.
-pub(crate) const CAPACITY: usize = 16 * 1024;
+pub const CAPACITY: usize = 16 * 1024;
 
 /// An area.
 #[derive(Clone)]
 #[repr(C, align(64))]
-pub(crate) struct Area(pub(crate) [u8; CAPACITY]);
+pub struct Area(pub [u8; CAPACITY]);
 
 /// The save instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Save {
+pub enum Save {
+    /// XSAVE
     Xsave,
+    /// XSAVEOPT
     Xsaveopt,
+    /// XSAVEC
     Xsavec,
+    /// XSAVES
     Xsaves,
 }
 
 impl Save {
-    pub(crate) const ALL: [Self; 4] = [Self::Xsave, Self::Xsaveopt, Self::Xsavec, Self::Xsaves];
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Xsave, Self::Xsaveopt, Self::Xsavec, Self::Xsaves];
 
     /// Whether it writes the compacted format.
-    pub(crate) fn is_compacted(self) -> bool {
+    pub fn is_compacted(self) -> bool {
         matches!(self, Self::Xsavec | Self::Xsaves)
     }
 }
 
 impl Area {
     /// Every byte is `byte`, but the header, which is zero.
-    pub(crate) fn filled(byte: u8) -> Self {
+    pub fn filled(byte: u8) -> Self {
         let mut area = Self([byte; CAPACITY]);
         area.0[XSTATE_BV..EXTENDED_REGION].fill(0);
         area
     }
 
-    pub(crate) fn word(&self, at: usize) -> u64 {
+    /// The eight bytes at `at`.
+    pub fn word(&self, at: usize) -> u64 {
         self.0[at..at + 8].try_into().map_or(0, u64::from_le_bytes)
     }
 
-    pub(crate) fn set_word(&mut self, at: usize, value: u64) {
+    /// Sets the eight bytes at `at`.
+    pub fn set_word(&mut self, at: usize, value: u64) {
         self.0[at..at + 8].copy_from_slice(&value.to_le_bytes());
     }
 
-    pub(crate) fn xstate_bv(&self) -> u64 {
+    /// XSTATE_BV
+    pub fn xstate_bv(&self) -> u64 {
         self.word(XSTATE_BV)
     }
 
-    pub(crate) fn xcomp_bv(&self) -> u64 {
+    /// XCOMP_BV
+    pub fn xcomp_bv(&self) -> u64 {
         self.word(XCOMP_BV)
     }
 
     /// Sets both words of the header.
-    pub(crate) fn with_header(mut self, xstate_bv: u64, xcomp_bv: u64) -> Self {
+    pub fn with_header(mut self, xstate_bv: u64, xcomp_bv: u64) -> Self {
         self.set_word(XSTATE_BV, xstate_bv);
         self.set_word(XCOMP_BV, xcomp_bv);
         self
     }
 
     /// Saves the components `mask`; the vector of the exception raised.
-    pub(crate) fn save(&mut self, save: Save, mask: u64) -> u64 {
+    pub fn save(&mut self, save: Save, mask: u64) -> u64 {
         let (at, eax, edx) = (&raw mut *self, mask as u32, (mask >> 32) as u32);
         match save {
             Save::Xsave => {
@@ -89,19 +100,19 @@ impl Area {
     }
 
     /// XRSTOR of the components `mask`; the vector of the exception raised.
-    pub(crate) fn xrstor(&self, mask: u64) -> u64 {
+    pub fn xrstor(&self, mask: u64) -> u64 {
         let (at, eax, edx) = (&raw const *self, mask as u32, (mask >> 32) as u32);
         vector_of!("xrstor64 [{at}]", at = in(reg) at, in("eax") eax, in("edx") edx)
     }
 
     /// XRSTORS of the components `mask`; the vector of the exception raised.
-    pub(crate) fn xrstors(&self, mask: u64) -> u64 {
+    pub fn xrstors(&self, mask: u64) -> u64 {
         let (at, eax, edx) = (&raw const *self, mask as u32, (mask >> 32) as u32);
         vector_of!("xrstors64 [{at}]", at = in(reg) at, in("eax") eax, in("edx") edx)
     }
 
     /// XSAVE and XRSTOR at an address that is not a multiple of 64.
-    pub(crate) fn misaligned(&mut self) -> [u64; 2] {
+    pub fn misaligned(&mut self) -> [u64; 2] {
         let at = (&raw mut *self).wrapping_byte_add(8);
         [
             vector_of!("xsave64 [{at}]", at = in(reg) at, in("eax") 1, in("edx") 0),
@@ -112,17 +123,21 @@ impl Area {
 
 /// One component of the extended region.
 #[derive(Clone, Copy)]
-pub(crate) struct Component {
-    pub(crate) number: u32,
-    pub(crate) size: usize,
+pub struct Component {
+    /// Its number.
+    pub number: u32,
+    /// Its bytes.
+    pub size: usize,
     /// Offset in the standard format; zero for supervisor components.
-    pub(crate) offset: usize,
-    pub(crate) supervisor: bool,
-    pub(crate) aligned: bool,
+    pub offset: usize,
+    /// IA32_XSS governs it rather than XCR0.
+    pub supervisor: bool,
+    /// It begins at a multiple of 64 in the compacted format.
+    pub aligned: bool,
 }
 
 /// The components of the extended region that `set` names.
-pub(crate) fn components(set: u64) -> impl Iterator<Item = Component> {
+pub fn components(set: u64) -> impl Iterator<Item = Component> {
     (2..63)
         .filter(move |number| set & 1 << number != 0)
         .map(|number| {
@@ -138,7 +153,7 @@ pub(crate) fn components(set: u64) -> impl Iterator<Item = Component> {
 }
 
 /// Bytes of an area of the components `set` in the standard format.
-pub(crate) fn standard_size(set: u64) -> usize {
+pub fn standard_size(set: u64) -> usize {
     components(set)
         .filter(|component| !component.supervisor)
         .map(|component| component.offset + component.size)
@@ -147,12 +162,12 @@ pub(crate) fn standard_size(set: u64) -> usize {
 
 /// The same in the compacted format (SDM Vol. 1, "Extended Region of an XSAVE
 /// Area"): in order of number, some rounded up to 64 bytes.
-pub(crate) fn compacted_size(set: u64) -> usize {
+pub fn compacted_size(set: u64) -> usize {
     compacted_end(set, 63)
 }
 
 /// Where component `number` of an area of `set` lies in the compacted format.
-pub(crate) fn compacted_offset(set: u64, number: u32) -> usize {
+pub fn compacted_offset(set: u64, number: u32) -> usize {
     let end = compacted_end(set, number);
     match components(1 << number).next() {
         Some(component) if component.aligned => end.next_multiple_of(64),
@@ -173,7 +188,7 @@ fn compacted_end(set: u64, number: u32) -> usize {
 }
 
 /// Where component `number` lies in what `save` writes for `set`.
-pub(crate) fn offset(save: Save, set: u64, number: u32) -> usize {
+pub fn offset(save: Save, set: u64, number: u32) -> usize {
     if save.is_compacted() {
         compacted_offset(set, number)
     } else {
