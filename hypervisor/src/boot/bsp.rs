@@ -8,7 +8,10 @@
 #![expect(unsafe_code, reason = "takes the machine over from the boot loader")]
 
 use crate::{
-    cpu::tables::{self, InterruptStacks},
+    cpu::{
+        msr,
+        tables::{self, InterruptStacks},
+    },
     memory::{
         address::Hpa,
         host::{self, Host},
@@ -20,7 +23,7 @@ use crate::{
     say,
     sched::Scheduler,
     vm::create::Factory,
-    vmx::root::Vmx,
+    vmx::capabilities::Vmx,
     xstate::{features::XFeatures, layout::Layout, silicon::Silicon, swap::CpuXstate},
 };
 use bootloader_api::{BootInfo, info::MemoryRegionKind};
@@ -135,9 +138,11 @@ extern "C" fn continue_on_own_tables() -> ! {
         "own page tables, {} MiB free",
         host::with_frames(|frames| frames.free_bytes()) >> 20
     );
-    let vmx = Vmx::detect().unwrap_or_else(|error| refuse(error));
-    vmx.enter().unwrap_or_else(|error| refuse(error));
     let cpuid = CpuIdReaderNative;
+    // SAFETY: `detect` asks only for registers that this CPU has.
+    let read = |register| unsafe { msr::read(register) };
+    let vmx = Vmx::detect(&cpuid, read).unwrap_or_else(|error| refuse(error));
+    vmx.enter().unwrap_or_else(|error| refuse(error));
     let layout = Layout::from_cpuid(&cpuid).unwrap_or_else(|error| refuse(error));
     // SAFETY: the hypervisor itself uses no x87 or vector instruction, so this
     // only lets it save and restore what guests use.

@@ -4,7 +4,7 @@
 use super::Vcpu;
 use crate::{
     cpu::tsc,
-    vmx::{controls::Primary, exit::EventInfo, field, root::Vmx, vmcs::Loaded},
+    vmx::{capabilities::Vmx, controls::Primary, exit::EventInfo, field, vmcs::Loaded},
 };
 
 /// Guest activity states (SDM Vol. 3, "Guest Non-Register State").

@@ -18,12 +18,12 @@ use crate::{
     cpu::{msr::Msr, switched::Switched, tables::Tables, tsc},
     memory::walk::Paging,
     vmx::{
+        capabilities::{Vmx, VmxError},
         entry::{self, Left},
         exit::{EventInfo, Reason},
         field,
         frame::Frame,
         msr_bitmap::MsrBitmap,
-        root::{Vmx, VmxError},
         vmcs::{Loaded, Vmcs},
     },
     xstate::{

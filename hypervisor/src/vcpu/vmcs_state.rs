@@ -12,9 +12,9 @@ use crate::{
         tables::Tables,
     },
     vmx::{
+        capabilities::Vmx,
         controls::{EntryControls, Secondary},
         field::{self, Field},
-        root::Vmx,
         vmcs::Loaded,
     },
 };

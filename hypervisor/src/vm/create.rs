@@ -18,7 +18,7 @@ use crate::{
         cpuid_model::{CpuidModel, check::Missing, supported::Topology},
         run::{self, Runner},
     },
-    vmx::root::{Vmx, VmxError},
+    vmx::capabilities::{Vmx, VmxError},
     xstate::{
         features::XFeatures,
         fpstate::Allocation,

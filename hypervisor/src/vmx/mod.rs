@@ -1,5 +1,6 @@
 //! VMX as typed hardware: capabilities, control structure, entry and exit.
 
+pub mod capabilities;
 pub mod controls;
 #[cfg(target_os = "none")]
 pub mod entry;

@@ -6,8 +6,8 @@
 #![expect(unsafe_code, reason = "VMX instructions")]
 
 use super::{
+    capabilities::{Vmx, VmxError},
     field::{Field, Width},
-    root::{Vmx, VmxError},
 };
 use crate::memory::{
     address::{FRAME_BYTES, Hpa},
