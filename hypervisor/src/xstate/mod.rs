@@ -53,6 +53,6 @@ pub mod xfd;
 pub mod silicon;
 
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 #[cfg(test)]
 pub(crate) mod tests;

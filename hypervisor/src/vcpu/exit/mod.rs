@@ -12,6 +12,8 @@ mod memory;
 mod msr;
 mod port;
 mod privileged;
+#[cfg(test)]
+mod tests;
 mod time;
 mod xsetbv;
 
