@@ -7,7 +7,7 @@ use std::time::Duration;
 use xtask::run::Ended;
 
 /// A bundle of one VM.
-fn one(payload: &str, cmdline: &str, amx: bool) -> String {
+pub(crate) fn one(payload: &str, cmdline: &str, amx: bool) -> String {
     format!(
         "[[vm]]\nname = \"guest\"\nimage = \"payload:{payload}\"\ncmdline = \"{cmdline}\"\nmemory = \"16M\"\n\
          [vm.xstate]\namx = {amx}\n"

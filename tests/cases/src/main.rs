@@ -5,6 +5,7 @@
 
 mod boot;
 mod conformance;
+mod crash;
 mod demo;
 mod harness;
 mod tidy;
@@ -21,6 +22,7 @@ fn main() {
     let mut trials = tidy::trials();
     trials.extend(boot::trials());
     trials.extend(demo::trials());
+    trials.extend(crash::trials());
     trials.extend(conformance::trials());
     trials.extend(xstate::trials());
     libtest_mimic::run(&arguments, trials).exit();
