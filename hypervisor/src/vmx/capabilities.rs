@@ -46,7 +46,7 @@ impl fmt::Display for VmxError {
 #[derive(Clone, Copy, Debug)]
 pub struct Vmx {
     /// First word of VMXON regions and VMCSs.
-    pub(super) revision: u32,
+    pub revision: u32,
     /// Value of the pin-based controls.
     pub pin_based: u32,
     /// Value of the primary controls.

@@ -139,11 +139,9 @@ fn xsetbv(report: &mut Report, expected: u64) {
         bits(!expected),
         |bit| try_xsetbv(0, expected | bit) == GP && try_xsetbv(0, 1 | bit) == GP,
     );
-    report.all(
-        "xs-06: each bit without x87 raises #GP",
-        bits(u64::MAX & !1),
-        |bit| try_xsetbv(0, bit) == GP,
-    );
+    report.all("xs-06: each bit without x87 raises #GP", bits(!1), |bit| {
+        try_xsetbv(0, bit) == GP
+    });
     report.equal("xs-06: zero raises #GP", try_xsetbv(0, 0), GP);
     report.all(
         "xs-06: each other register raises #GP",
