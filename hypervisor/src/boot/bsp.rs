@@ -7,25 +7,20 @@
 
 #![expect(unsafe_code, reason = "takes the machine over from the boot loader")]
 
+use super::{ap, cpu, processors, trampoline};
 use crate::{
-    cpu::{
-        msr,
-        tables::{self, InterruptStacks},
-    },
     memory::{
-        address::Hpa,
+        address::{FRAME_BYTES, Hpa},
         host::{self, Host},
     },
     platform::{
         pic,
         power::{self, Verdict},
     },
-    say,
-    sched::Scheduler,
+    say, sched,
     vm::create::Factory,
-    vmx::capabilities::Vmx,
-    xstate::{features::XFeatures, layout::Layout, silicon::Silicon, swap::CpuXstate},
 };
+use alloc::vec::Vec;
 use bootloader_api::{BootInfo, info::MemoryRegionKind};
 use core::{fmt, ops::Range};
 use guest_loader::bundle::Bundle;
@@ -35,7 +30,7 @@ use spin::Once;
 use x86_64::{
     VirtAddr,
     registers::{
-        control::{Cr0, Cr0Flags, Cr4, Cr4Flags},
+        control::{Cr0, Cr0Flags},
         model_specific::{Efer, EferFlags},
     },
 };
@@ -54,6 +49,10 @@ const REGIONS: usize = 256;
 struct Machine {
     host: Host,
     bundle: Option<&'static [u8]>,
+    /// APIC IDs of the CPUs that the firmware reports.
+    processors: Vec<u32>,
+    /// Where the others begin, if there is a page for that.
+    trampoline: Option<Hpa>,
 }
 
 static MACHINE: Once<spin::Mutex<Option<Machine>>> = Once::new();
@@ -67,6 +66,16 @@ pub fn refuse(what: impl fmt::Display) -> ! {
 /// Takes the machine over.
 pub fn start(hand_off: &'static mut BootInfo, heap: &'static LockedHeap) -> ! {
     say!("Tilevisor {}", env!("CARGO_PKG_VERSION"));
+    let trampoline = hand_off
+        .memory_regions
+        .iter()
+        .filter(|region| region.kind == MemoryRegionKind::Usable)
+        .map(|region| {
+            region.start.next_multiple_of(FRAME_BYTES).max(FRAME_BYTES)
+                ..region.end.min(LOW_MEMORY_END)
+        })
+        .find(|page| page.start + FRAME_BYTES <= page.end)
+        .map(|page| Hpa(page.start));
     let (mut regions, mut count) = ([const { Hpa(0)..Hpa(0) }; REGIONS], 0);
     for region in hand_off.memory_regions.iter() {
         let start = region.start.max(LOW_MEMORY_END);
@@ -95,6 +104,24 @@ pub fn start(hand_off: &'static mut BootInfo, heap: &'static LockedHeap) -> ! {
     let (mut host, bundle) = Host::build(image_range(hand_off.kernel_image_offset), usable, bundle)
         .unwrap_or_else(|error| refuse(error));
     let stack = host.stack().unwrap_or_else(|error| refuse(error));
+    let direct_map = VirtAddr::new(direct_map);
+    if let Some(page) = trampoline {
+        // SAFETY: the boot loader says that the page is free, and maps it.
+        unsafe { trampoline::install(direct_map, page, &ap::go_on(host.root())) };
+        host.map_trampoline(page)
+            .unwrap_or_else(|error| refuse(error));
+    }
+    let processors = hand_off
+        .rsdp_addr
+        .into_option()
+        .map_or(Ok(Vec::new()), |rsdp| {
+            // SAFETY: the boot loader found the RSDP, and its page tables are in use.
+            unsafe { processors::apic_ids(direct_map, rsdp) }
+        });
+    let processors = processors.unwrap_or_else(|error| {
+        say!("one CPU is used: the firmware's ACPI tables are broken ({error:?})");
+        Vec::new()
+    });
 
     // SAFETY: no-execute is what the new tables are built for, and write
     // protection only takes rights away.
@@ -102,7 +129,14 @@ pub fn start(hand_off: &'static mut BootInfo, heap: &'static LockedHeap) -> ! {
         Efer::update(|efer| efer.insert(EferFlags::NO_EXECUTE_ENABLE));
         Cr0::update(|cr0| cr0.insert(Cr0Flags::WRITE_PROTECT));
     }
-    let machine = MACHINE.call_once(|| spin::Mutex::new(Some(Machine { host, bundle })));
+    let machine = MACHINE.call_once(|| {
+        spin::Mutex::new(Some(Machine {
+            host,
+            bundle,
+            processors,
+            trampoline,
+        }))
+    });
     let switch = machine
         .lock()
         .as_ref()
@@ -128,55 +162,36 @@ extern "C" fn continue_on_own_tables() -> ! {
         .get()
         .and_then(|machine| machine.lock().take())
         .expect("put there before the page tables were changed");
-    let mut stack = || machine.host.stack().unwrap_or_else(|error| refuse(error));
-    let tables = tables::load(&InterruptStacks {
-        double_fault: stack(),
-        nmi: stack(),
-        machine_check: stack(),
-    });
     say!(
         "own page tables, {} MiB free",
         host::with_frames(|frames| frames.free_bytes()) >> 20
     );
-    let cpuid = CpuIdReaderNative;
-    // SAFETY: `detect` asks only for registers that this CPU has.
-    let read = |register| unsafe { msr::read(register) };
-    let vmx = Vmx::detect(&cpuid, read).unwrap_or_else(|error| refuse(error));
-    vmx.enter().unwrap_or_else(|error| refuse(error));
-    let layout = Layout::from_cpuid(&cpuid).unwrap_or_else(|error| refuse(error));
-    // SAFETY: the hypervisor itself uses no x87 or vector instruction, so this
-    // only lets it save and restore what guests use.
-    unsafe {
-        Cr0::update(|cr0| cr0.remove(Cr0Flags::TASK_SWITCHED | Cr0Flags::EMULATE_COPROCESSOR));
-        Cr4::update(|cr4| cr4.insert(Cr4Flags::OSXSAVE));
-    }
-    // SAFETY: the layout is this CPU's, CR4.OSXSAVE is set and CR0.TS clear for
-    // good, and this is the only one made here.
-    let silicon = unsafe { Silicon::new(&layout) };
-    let cpu = CpuXstate::take_over(silicon, &layout, 0).unwrap_or_else(|error| refuse(error));
-    layout
-        .check_current_sizes(&cpuid, layout.user(), XFeatures::EMPTY)
-        .unwrap_or_else(|error| refuse(error));
     pic::mask_all();
-    let mut scheduler = Scheduler::new(cpu, tables, layout.clone());
+    let stacks = cpu::interrupt_stacks(&mut machine.host).unwrap_or_else(|error| refuse(error));
+    let own = cpu::own(0, &stacks).unwrap_or_else(|error| refuse(error));
+
     let bundle = machine
         .bundle
         .unwrap_or_else(|| refuse("the boot loader brought no guest bundle"));
     let bundle =
         Bundle::parse(bundle).unwrap_or_else(|error| refuse(format_args!("guest bundle: {error}")));
     let factory = Factory {
-        cpuid,
-        layout: &layout,
-        vmx: &vmx,
+        cpuid: CpuIdReaderNative,
+        layout: &own.layout,
+        vmx: &own.vmx,
+        cpus: machine.processors.len().max(1),
     };
     for (number, vm) in bundle.vms.iter().enumerate() {
         match factory.create(number, vm) {
-            Ok(vm) => scheduler.add(vm),
+            Ok(vm) => sched::POOL.add(vm),
             Err(error) => {
                 say!("VM {:?} cannot be made: {error}", vm.config.name);
-                scheduler.count_failure();
+                sched::POOL.count_failure();
             }
         }
     }
-    power::end(scheduler.run())
+    if let Some(page) = machine.trampoline {
+        ap::start_all(&machine.processors, page, &mut machine.host);
+    }
+    own.scheduler.run()
 }

@@ -1,6 +1,10 @@
 //! From the boot loader's hand-off to every CPU in its scheduler's loop.
 
+pub mod ap;
 pub mod bsp;
+pub mod cpu;
+pub mod processors;
+pub mod trampoline;
 
 /// Bytes of the stack that the boot loader gives us; used until our own page
 /// tables are in place.

@@ -1,5 +1,7 @@
 //! What is this processor?
 
+#[cfg(target_os = "none")]
+pub mod apic;
 pub mod bits;
 #[cfg(target_os = "none")]
 pub mod exceptions;

@@ -333,6 +333,16 @@ impl Host {
             })
     }
 
+    /// Maps the page below 1 MiB in which other CPUs switch paging on, one to one.
+    ///
+    /// # Errors
+    /// No memory for tables.
+    pub fn map_trampoline(&mut self, page: Hpa) -> Result<(), HostError> {
+        let at = Page::<Size4KiB>::containing_address(VirtAddr::new(page.0));
+        let frame = PhysFrame::containing_address(PhysAddr::new(page.0));
+        self.map(at, frame, PageTableFlags::PRESENT)
+    }
+
     /// A new stack with a guard page below it; returns its top.
     pub fn stack(&mut self) -> Result<VirtAddr, HostError> {
         let top = STACKS + (self.stacks + 1) * STACK_SLOT_BYTES;

@@ -1,8 +1,16 @@
 //! Which vCPU runs on this CPU now, and what does the CPU do when none can?
+//!
+//! Every CPU has a scheduler of its own, and all take their work from one pool: a
+//! CPU whose slice is over takes the VM that waited longest, if one may run here,
+//! and puts its own back. A VM so goes to whichever CPU has time for it. The pool's
+//! lock is held for a look into the queue, never while anything runs.
 
 use crate::{
     cpu::{tables::Tables, tsc},
-    platform::{console, power::Verdict},
+    platform::{
+        console,
+        power::{self, Verdict},
+    },
     vcpu::{
         outcome::{End, Leave},
         run::Cpu,
@@ -12,95 +20,137 @@ use crate::{
     xstate::layout::Layout,
 };
 use alloc::{boxed::Box, collections::VecDeque};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use spin::Mutex;
+use x86_64::instructions::{hlt, interrupts};
 
 /// The operator's key for "what is running?", as on BSD's terminals (SIGINFO).
 const STATUS_KEY: u8 = 0x14;
+/// The CPU that listens to the operator.
+const FIRST_CPU: u16 = 0;
 
-/// The scheduler of one CPU: round robin over its VMs.
+/// The VMs of the machine that are on no CPU.
+pub struct Pool {
+    /// The one that waited longest first.
+    queue: Mutex<VecDeque<Box<Vm>>>,
+    /// VMs that have not ended, wherever they are.
+    alive: AtomicUsize,
+    /// A VM could not be made, or ended otherwise than with success.
+    failed: AtomicBool,
+    /// How often the operator asked what is running.
+    asked: AtomicU32,
+}
+
+/// The machine's pool.
+pub static POOL: Pool = Pool {
+    queue: Mutex::new(VecDeque::new()),
+    alive: AtomicUsize::new(0),
+    failed: AtomicBool::new(false),
+    asked: AtomicU32::new(0),
+};
+
+impl Pool {
+    /// Takes in a VM that was created.
+    pub fn add(&self, vm: Box<Vm>) {
+        self.alive.fetch_add(1, Ordering::Relaxed);
+        self.queue.lock().push_back(vm);
+    }
+
+    /// Counts a VM that could not be created as failed.
+    pub fn count_failure(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// The VM that CPU `index` should run in the place of `current`: the one that
+    /// waited longest of those that can run now, else the one that can first.
+    /// `None`: `current` goes on, or there is nothing.
+    fn take(&self, index: u16, current: Option<&mut Box<Vm>>) -> Option<Box<Vm>> {
+        let now = tsc::now();
+        let mut queue = self.queue.lock();
+        let (mut best, mut soonest) = (None, current.map_or(u64::MAX, |vm| vm.wake().max(now + 1)));
+        for (place, vm) in queue.iter_mut().enumerate() {
+            let allowed = vm.pinned.is_none_or(|cpu| cpu == u32::from(index));
+            let wake = vm.wake().max(now);
+            if allowed && wake < soonest {
+                (best, soonest) = (Some(place), wake);
+            }
+        }
+        queue.remove(best?)
+    }
+
+    fn give_back(&self, vm: Box<Vm>) {
+        self.queue.lock().push_back(vm);
+    }
+}
+
+/// The scheduler of one CPU.
 pub struct Scheduler {
+    index: u16,
     cpu: Cpu,
     tables: Tables,
     layout: Layout,
     /// The VM whose vCPU is on the CPU: its VMCS is current, its registers are
     /// loaded.
     current: Option<Box<Vm>>,
-    /// Those that wait for the CPU, the next one first.
-    queue: VecDeque<Box<Vm>>,
-    /// Whether every VM so far could be made and ended with success.
-    success: bool,
+    /// How often this CPU answered the operator.
+    answered: u32,
 }
 
 impl Scheduler {
-    /// A scheduler of the CPU it runs on.
-    pub fn new(cpu: Cpu, tables: Tables, layout: Layout) -> Self {
+    /// A scheduler of the CPU it runs on, number `index`.
+    pub fn new(index: u16, cpu: Cpu, tables: Tables, layout: Layout) -> Self {
         Self {
+            index,
             cpu,
             tables,
             layout,
             current: None,
-            queue: VecDeque::new(),
-            success: true,
+            answered: 0,
         }
     }
 
-    /// Takes in a VM that was created.
-    pub fn add(&mut self, mut vm: Box<Vm>) {
-        vm.runner.settle(&self.tables);
-        self.queue.push_back(vm);
-    }
-
-    /// Counts a VM that could not be created as failed.
-    pub fn count_failure(&mut self) {
-        self.success = false;
-    }
-
-    /// Runs the VMs until the last has ended.
-    pub fn run(mut self) -> Verdict {
-        while let Some(mut vm) = self.next() {
-            let end = match vm.wake().checked_sub(tsc::now()) {
-                None | Some(0) => self.run_slice(&mut vm),
-                Some(_) => self.idle(&mut vm),
-            };
-            match end {
-                None => self.current = Some(vm),
-                Some(end) => self.end(vm, end),
+    /// Runs VMs until the machine's last has ended, which ends the machine.
+    pub fn run(mut self) -> ! {
+        while POOL.alive.load(Ordering::Acquire) > 0 {
+            match self.next() {
+                Some(mut vm) => {
+                    let end = match vm.wake() > tsc::now() {
+                        false => self.run_slice(&mut vm),
+                        true => self.idle(&mut vm),
+                    };
+                    match end {
+                        None => self.current = Some(vm),
+                        Some(end) => self.end(vm, end),
+                    }
+                }
+                None => core::hint::spin_loop(),
             }
-            if console::key() == Some(STATUS_KEY) {
-                self.report_status();
-            }
+            self.listen();
         }
-        if self.success {
-            Verdict::Success
-        } else {
-            Verdict::Failure
+        if self.index != FIRST_CPU {
+            halt();
         }
+        power::end(match POOL.failed.load(Ordering::Relaxed) {
+            false => Verdict::Success,
+            true => Verdict::Failure,
+        })
     }
 
-    /// The VM whose turn it is, on the CPU: the first in the queue that can run,
-    /// else the one that ran last if it still can, else the one that can first.
+    /// The VM whose turn it is, on the CPU.
     fn next(&mut self) -> Option<Box<Vm>> {
         loop {
-            let now = tsc::now();
-            let first = (0..self.queue.len()).min_by_key(|&index| {
-                self.queue
-                    .get_mut(index)
-                    .map_or(u64::MAX, |vm| vm.wake().max(now))
-            });
-            let wake = |vm: Option<&mut Box<Vm>>| vm.map_or(u64::MAX, |vm| vm.wake().max(now));
-            let waiting = wake(first.and_then(|index| self.queue.get_mut(index)));
-            let staying = wake(self.current.as_mut());
-            let stays = staying < waiting;
-            let Some(mut vm) = first
-                .filter(|_| !stays)
-                .and_then(|index| self.queue.remove(index))
-            else {
+            let Some(mut vm) = POOL.take(self.index, self.current.as_mut()) else {
                 return self.current.take();
             };
             let mut outgoing = self.current.take();
+            let before = outgoing.as_mut().map(|vm| &mut *vm.runner);
             let switched = vm
                 .runner
-                .switch_in(&mut self.cpu, outgoing.as_mut().map(|vm| &mut *vm.runner));
-            self.queue.extend(outgoing);
+                .switch_in(&mut self.cpu, self.index, &self.tables, before);
+            if let Some(mut outgoing) = outgoing {
+                outgoing.runner.leave_cpu();
+                POOL.give_back(outgoing);
+            }
             match switched {
                 Ok(()) => return Some(vm),
                 Err(end) => self.end(vm, end),
@@ -110,7 +160,7 @@ impl Scheduler {
 
     /// Lets the CPU halt until `vm`, the first that can run again, can.
     fn idle(&mut self, vm: &mut Vm) -> Option<End> {
-        // Not longer than a slice, for the operator's sake.
+        // Not longer than a slice, for the sake of the operator and other VMs.
         let until = vm.wake().min(tsc::now().wrapping_add(vm.slice));
         vm.runner.idle(&mut self.cpu, until);
         None
@@ -142,19 +192,39 @@ impl Scheduler {
     fn end(&mut self, mut vm: Box<Vm>, end: End) {
         vm.show_rest();
         report::ended(&mut vm, end);
-        self.success &= end.is_success();
+        if !end.is_success() {
+            POOL.count_failure();
+        }
         drop(vm);
         root::forget_guest_translations();
+        POOL.alive.fetch_sub(1, Ordering::Release);
     }
 
-    /// Says of every VM where it is.
-    fn report_status(&mut self) {
-        for vm in &mut self.queue {
-            report::status(vm);
+    /// Looks whether the operator asks what is running, and answers for the VM on
+    /// this CPU; the first CPU also for those that wait.
+    fn listen(&mut self) {
+        if self.index == FIRST_CPU && console::key() == Some(STATUS_KEY) {
+            POOL.asked.fetch_add(1, Ordering::Relaxed);
+            for vm in POOL.queue.lock().iter_mut() {
+                report::status(vm);
+                vm.runner.leave_cpu();
+            }
         }
-        // Last, because a report makes the VM's VMCS current.
-        if let Some(vm) = &mut self.current {
-            report::status(vm);
+        let asked = POOL.asked.load(Ordering::Relaxed);
+        if asked != self.answered {
+            self.answered = asked;
+            // After the others, because a report makes the VM's VMCS current.
+            if let Some(vm) = &mut self.current {
+                report::status(vm);
+            }
         }
+    }
+}
+
+/// Halts this CPU for good.
+pub fn halt() -> ! {
+    loop {
+        interrupts::disable();
+        hlt();
     }
 }

@@ -24,6 +24,7 @@ use crate::{
         field,
         frame::Frame,
         msr_bitmap::MsrBitmap,
+        root,
         vmcs::{Loaded, Vmcs},
     },
     xstate::{
@@ -37,7 +38,8 @@ use core::ptr;
 /// The extended state of a real CPU.
 pub type Cpu = CpuXstate<Silicon>;
 
-/// A vCPU with what the hardware needs to run it.
+/// A vCPU with what the hardware needs to run it. It may go from CPU to CPU; what
+/// a CPU has of it goes back before ([`Runner::leave_cpu`]).
 #[repr(C)]
 pub struct Runner {
     vcpu: Vcpu,
@@ -46,11 +48,19 @@ pub struct Runner {
     switched: Switched,
     interrupts: Interrupts,
     leave: Leave,
+    /// The CPU whose state its VMCS returns to.
+    home: Option<u16>,
+    /// How often it went to another CPU.
+    moves: u64,
     /// The CPU it runs on, for the time of a stay.
     cpu: *mut Cpu,
 }
 
 const _: () = assert!(core::mem::offset_of!(Runner, vcpu) == 0);
+
+// SAFETY: the pointer is set only during a stay, which borrows the runner; all
+// else belongs to the runner alone.
+unsafe impl Send for Runner {}
 
 /// The frame of a vCPU that this loop will run.
 pub fn frame() -> Frame {
@@ -118,6 +128,8 @@ impl Runner {
             switched: Switched::default(),
             interrupts: Interrupts::new(vmx),
             leave: Leave::Interrupted,
+            home: None,
+            moves: 0,
             cpu: ptr::null_mut(),
         });
         let bitmap = crate::memory::host::physical(ptr::from_ref(&*runner.msr_bitmap));
@@ -131,7 +143,13 @@ impl Runner {
         vmcs.write(field::HOST_RIP, entry::exit_point());
         vmcs_state::write_controls(&mut vmcs, vmx, boot);
         vmcs_state::write_guest_state(&mut vmcs, boot, control);
+        runner.vmcs.clear();
         Ok(runner)
+    }
+
+    /// How often the vCPU went to another CPU.
+    pub fn moves(&self) -> u64 {
+        self.moves
     }
 
     /// The plain vCPU.
@@ -139,12 +157,18 @@ impl Runner {
         &mut self.vcpu
     }
 
-    /// Brings the vCPU onto this CPU, in the place of `outgoing`. Extended
-    /// state moves only if another container was in the registers.
+    /// Brings the vCPU onto this CPU, number `index`, in the place of `outgoing`.
+    /// Extended state moves only if another container was in the registers.
     ///
     /// # Errors
     /// Its container was left on another CPU.
-    pub fn switch_in(&mut self, cpu: &mut Cpu, mut outgoing: Option<&mut Self>) -> Result<(), End> {
+    pub fn switch_in(
+        &mut self,
+        cpu: &mut Cpu,
+        index: u16,
+        tables: &Tables,
+        mut outgoing: Option<&mut Self>,
+    ) -> Result<(), End> {
         let before = outgoing.as_mut().map(|outgoing| &mut outgoing.vcpu.xstate);
         cpu.make_current(before, &mut self.vcpu.xstate)
             .map_err(|_| End::Fault(Fault::XstateLost))?;
@@ -152,13 +176,23 @@ impl Runner {
             outgoing.switched.save();
         }
         self.switched.load();
-        self.vmcs.load();
+        let mut vmcs = self.vmcs.load();
+        if self.home != Some(index) {
+            self.moves += u64::from(self.home.is_some());
+            self.home = Some(index);
+            vmcs_state::write_host_state(&mut vmcs, tables);
+            // What this CPU cached of the guest when it ran here before may be
+            // stale: the guest has changed its page tables elsewhere since.
+            root::forget_guest_translations();
+        }
         Ok(())
     }
 
-    /// Writes this CPU's state into the VMCS, for its exits to come back to.
-    pub fn settle(&mut self, tables: &Tables) {
-        vmcs_state::write_host_state(&mut self.vmcs.load(), tables);
+    /// Writes back what this CPU caches of the vCPU, so that another one can take
+    /// it. Its extended state was saved when the next vCPU was switched in.
+    pub fn leave_cpu(&mut self) {
+        self.vmcs.clear();
+        self.vcpu.frame.launched = false;
     }
 
     /// Gives the vCPU a time slice of `ticks` of the TSC from here on, and lets it

@@ -42,6 +42,8 @@ pub struct Factory<'a, C> {
     pub layout: &'a Layout,
     /// Its VMX.
     pub vmx: &'a Vmx,
+    /// CPUs of the machine.
+    pub cpus: usize,
 }
 
 /// Why a VM was not made.
@@ -63,6 +65,13 @@ pub enum CreateError {
     Vmx(VmxError),
     /// It has more than one vCPU.
     Vcpus(u32),
+    /// It is pinned to a CPU that is not there.
+    Cpu {
+        /// The CPU.
+        cpu: u32,
+        /// How many there are.
+        cpus: usize,
+    },
     /// No VPID is left.
     Vpid,
 }
@@ -86,6 +95,9 @@ impl fmt::Display for CreateError {
             Self::Placement(error) => write!(f, "image: {error}"),
             Self::Vmx(error) => write!(f, "{error}"),
             Self::Vcpus(vcpus) => write!(f, "{vcpus} vCPUs were asked for; one is supported"),
+            Self::Cpu { cpu, cpus } => {
+                write!(f, "it is pinned to CPU {cpu}, and the machine has {cpus}")
+            }
             Self::Vpid => f.write_str("all 65535 VPIDs are in use"),
         }
     }
@@ -100,6 +112,13 @@ impl<C: CpuIdReader> Factory<'_, C> {
         let config = &vm.config;
         if config.vcpus != 1 {
             return Err(CreateError::Vcpus(config.vcpus));
+        }
+        let pinned = config.cpus.first().copied();
+        if let Some(cpu) = pinned.filter(|cpu| *cpu as usize >= self.cpus) {
+            return Err(CreateError::Cpu {
+                cpu,
+                cpus: self.cpus,
+            });
         }
         // Zero is the hypervisor's own.
         let vpid = u16::try_from(number + 1).map_err(|_| CreateError::Vpid)?;
@@ -122,6 +141,7 @@ impl<C: CpuIdReader> Factory<'_, C> {
         Ok(Box::new(Vm {
             name: config.name.as_str().into(),
             runner,
+            pinned,
             slice,
             halted: false,
             memory,

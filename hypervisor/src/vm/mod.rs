@@ -21,6 +21,8 @@ mod machine {
         /// Its vCPU. Before the memory, so that nothing translates through tables
         /// that are gone.
         pub runner: Box<Runner>,
+        /// The CPU it may run on; any, if none.
+        pub pinned: Option<u32>,
         /// TSC ticks of a time slice.
         pub slice: u64,
         /// Whether it waits for its timer.

@@ -29,6 +29,13 @@ pub fn ended(vm: &mut Vm, end: End) {
         End::Fault(fault) => crashed(vm, fault),
     }
     say!("VM {:?} exits: {}", vm.name, vm.runner.vcpu().counters);
+    if vm.runner.moves() > 0 {
+        say!(
+            "VM {:?} went to another CPU {} times",
+            vm.name,
+            vm.runner.moves()
+        );
+    }
 }
 
 fn crashed(vm: &mut Vm, fault: Fault) {

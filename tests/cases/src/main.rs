@@ -5,6 +5,7 @@
 
 mod boot;
 mod conformance;
+mod cpus;
 mod crash;
 mod demo;
 mod harness;
@@ -25,5 +26,6 @@ fn main() {
     trials.extend(crash::trials());
     trials.extend(conformance::trials());
     trials.extend(xstate::trials());
+    trials.extend(cpus::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }

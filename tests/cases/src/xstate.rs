@@ -6,18 +6,19 @@ use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 
 /// A VM of a bundle.
-struct Vm<'a> {
-    name: &'a str,
-    payload: &'a str,
-    cmdline: String,
-    slice_us: u32,
-    vector: &'a str,
-    amx: bool,
-    allocation: &'a str,
-    xfd_err: &'a str,
+pub(crate) struct Vm<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) payload: &'a str,
+    pub(crate) cmdline: String,
+    pub(crate) slice_us: u32,
+    pub(crate) vector: &'a str,
+    pub(crate) amx: bool,
+    pub(crate) allocation: &'a str,
+    pub(crate) xfd_err: &'a str,
 }
 
-const PLAIN: Vm<'_> = Vm {
+/// Every component, in the usual way.
+pub(crate) const PLAIN: Vm<'_> = Vm {
     name: "guest",
     payload: "xstate-rules",
     cmdline: String::new(),
@@ -29,7 +30,8 @@ const PLAIN: Vm<'_> = Vm {
 };
 
 impl Vm<'_> {
-    fn toml(&self) -> String {
+    /// It as part of a bundle.
+    pub(crate) fn toml(&self) -> String {
         let Self {
             name,
             payload,
@@ -48,7 +50,8 @@ impl Vm<'_> {
     }
 }
 
-fn bundle(vms: &[Vm<'_>]) -> Boot {
+/// A machine with these VMs.
+pub(crate) fn bundle(vms: &[Vm<'_>]) -> Boot {
     Boot::bundle(vms.iter().map(Vm::toml).collect::<String>())
 }
 
@@ -198,7 +201,7 @@ fn storm(
 }
 
 /// Every VM reported checks, none failed, and the machine ended well.
-fn passed(console: &Transcript, names: &[&str]) -> Result<()> {
+pub(crate) fn passed(console: &Transcript, names: &[&str]) -> Result<()> {
     console.never_says("not ok")?;
     for name in names {
         let sum = console.find_of(name, " passed, 0 failed")?;

@@ -1,0 +1,96 @@
+//! What every CPU goes through, the first and the others alike: its descriptor
+//! tables, VMX operation, its extended state, its scheduler.
+
+#![expect(unsafe_code, reason = "takes a CPU over")]
+
+use crate::{
+    cpu::{
+        msr,
+        tables::{self, InterruptStacks},
+    },
+    memory::host::{Host, HostError},
+    sched::Scheduler,
+    vmx::capabilities::{Vmx, VmxError},
+    xstate::{
+        area::OutOfMemory, features::XFeatures, layout::Layout, malformed::LayoutError,
+        silicon::Silicon, swap::CpuXstate,
+    },
+};
+use core::fmt;
+use raw_cpuid::CpuIdReaderNative;
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
+
+/// Why a CPU cannot run guests.
+pub enum Unfit {
+    /// Its VMX.
+    Vmx(VmxError),
+    /// Its extended state.
+    Layout(LayoutError),
+    /// Memory for its extended state.
+    Memory(OutOfMemory),
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vmx(error) => write!(f, "{error}"),
+            Self::Layout(error) => write!(f, "{error}"),
+            Self::Memory(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+/// The interrupt stacks of one CPU.
+///
+/// # Errors
+/// No memory.
+pub fn interrupt_stacks(host: &mut Host) -> Result<InterruptStacks, HostError> {
+    Ok(InterruptStacks {
+        double_fault: host.stack()?,
+        nmi: host.stack()?,
+        machine_check: host.stack()?,
+    })
+}
+
+/// A CPU that was taken over.
+pub struct Owned {
+    /// What its VMX can do.
+    pub vmx: Vmx,
+    /// What its extended state looks like.
+    pub layout: Layout,
+    /// Its scheduler.
+    pub scheduler: Scheduler,
+}
+
+/// Takes over the CPU that this runs on, number `index`.
+///
+/// # Errors
+/// What it lacks.
+pub fn own(index: u16, stacks: &InterruptStacks) -> Result<Owned, Unfit> {
+    let tables = tables::load(stacks);
+    let cpuid = CpuIdReaderNative;
+    // SAFETY: `detect` asks only for registers that this CPU has.
+    let read = |register| unsafe { msr::read(register) };
+    let vmx = Vmx::detect(&cpuid, read).map_err(Unfit::Vmx)?;
+    vmx.enter().map_err(Unfit::Vmx)?;
+    let layout = Layout::from_cpuid(&cpuid).map_err(Unfit::Layout)?;
+    // SAFETY: the hypervisor itself uses no x87 or vector instruction, so this
+    // only lets it save and restore what guests use.
+    unsafe {
+        Cr0::update(|cr0| cr0.remove(Cr0Flags::TASK_SWITCHED | Cr0Flags::EMULATE_COPROCESSOR));
+        Cr4::update(|cr4| cr4.insert(Cr4Flags::OSXSAVE));
+    }
+    // SAFETY: the layout is this CPU's, CR4.OSXSAVE is set and CR0.TS clear for
+    // good, and this is the only one made here.
+    let silicon = unsafe { Silicon::new(&layout) };
+    let xstate = CpuXstate::take_over(silicon, &layout, index).map_err(Unfit::Memory)?;
+    layout
+        .check_current_sizes(&cpuid, layout.user(), XFeatures::EMPTY)
+        .map_err(Unfit::Layout)?;
+    let scheduler = Scheduler::new(index, xstate, tables, layout.clone());
+    Ok(Owned {
+        vmx,
+        layout,
+        scheduler,
+    })
+}
