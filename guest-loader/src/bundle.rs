@@ -88,6 +88,15 @@ pub struct XstateDescription {
     pub xfd_err: XfdErr,
 }
 
+/// Registers that belong to a state image ([`Vm::state`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateRegisters {
+    /// XCR0.
+    pub xcr0: u64,
+    /// IA32_XFD.
+    pub xfd: u64,
+}
+
 /// Where an image lies in the bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Blob {
@@ -101,6 +110,7 @@ struct Described {
     config: VmConfig,
     image: Blob,
     initrd: Option<Blob>,
+    state: Option<(StateRegisters, Blob)>,
 }
 
 /// What a VM is to be, apart from its images.
@@ -132,6 +142,9 @@ pub struct Vm<'a> {
     pub image: &'a [u8],
     /// The initial ramdisk for a kernel that takes one.
     pub initrd: Option<&'a [u8]>,
+    /// The extended state that its vCPU begins with, an image in the standard
+    /// XSAVE format, in place of that after reset.
+    pub state: Option<(StateRegisters, &'a [u8])>,
 }
 
 impl VmConfig {
@@ -188,7 +201,7 @@ pub fn pack(vms: &[Vm<'_>]) -> Result<Vec<u8>, Error> {
     check_all(vms.iter().map(|vm| &vm.config))?;
     // Offsets are encoded in as many bytes as they need, so where the images begin
     // depends on the manifest's length, which depends on them: room is left.
-    let slack = vms.len() * 4 * size_of::<Blob>();
+    let slack = vms.len() * 6 * size_of::<Blob>();
     let manifest = encode(vms, 0)?;
     let first = (HEADER_BYTES + manifest.len() + slack).next_multiple_of(IMAGE_ALIGNMENT);
     let manifest = encode(vms, first)?;
@@ -224,8 +237,10 @@ fn put(bundle: &mut [u8], at: usize, bytes: &[u8]) {
 
 /// The images in the order in which they are written.
 fn images<'a>(vms: &'a [Vm<'a>]) -> impl Iterator<Item = &'a [u8]> {
-    vms.iter()
-        .flat_map(|vm| core::iter::once(vm.image).chain(vm.initrd))
+    vms.iter().flat_map(|vm| {
+        let state = vm.state.map(|(_, image)| image);
+        core::iter::once(vm.image).chain(vm.initrd).chain(state)
+    })
 }
 
 /// The manifest for images that are written from `first` on.
@@ -245,6 +260,7 @@ fn encode(vms: &[Vm<'_>], first: usize) -> Result<Vec<u8>, Error> {
             config: vm.config.clone(),
             image: blob(vm.image),
             initrd: vm.initrd.map(&mut blob),
+            state: vm.state.map(|(registers, image)| (registers, blob(image))),
         })
         .collect();
     postcard::to_allocvec(&manifest).map_err(|_| Error::Manifest)
@@ -327,6 +343,10 @@ impl<'a> Bundle<'a> {
                 Ok(Vm {
                     image: image(vm.image, "image")?,
                     initrd: vm.initrd.map(|blob| image(blob, "initrd")).transpose()?,
+                    state: match vm.state {
+                        Some((registers, blob)) => Some((registers, image(blob, "state")?)),
+                        None => None,
+                    },
                     config: vm.config,
                 })
             })
@@ -371,11 +391,13 @@ mod tests {
                 config: config("one"),
                 image: &[1; 5000],
                 initrd: Some(&[2; 10]),
+                state: Some((StateRegisters::default(), &[4; 5])),
             },
             Vm {
                 config: config("two"),
                 image: &[3; 1],
                 initrd: None,
+                state: None,
             },
         ];
         pack(&vms).unwrap()
@@ -397,6 +419,7 @@ mod tests {
                 },
                 image,
                 initrd: initrd.then_some(image.as_slice()),
+                state: initrd.then_some((StateRegisters { xcr0: memory, xfd: 1 }, image.as_slice())),
             }).collect();
             let mut bundle = pack(&vms).unwrap();
             // A ramdisk is padded to whole sectors.
@@ -452,6 +475,7 @@ mod tests {
                 config,
                 image: &[],
                 initrd: None,
+                state: None,
             };
             matches!(pack(&[vm]), Err(Error::Description { .. }))
         };
@@ -491,6 +515,7 @@ mod tests {
             config: config("x"),
             image: &[],
             initrd: None,
+            state: None,
         });
         assert!(pack(&twice).is_err());
     }

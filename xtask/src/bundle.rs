@@ -2,7 +2,7 @@
 
 use crate::{build, project::root, size};
 use anyhow::{Context, Result};
-use guest_loader::bundle::{self, Vm, VmConfig, XstateDescription};
+use guest_loader::bundle::{self, StateRegisters, Vm, VmConfig, XstateDescription};
 use serde::Deserialize;
 use std::{
     fs,
@@ -40,6 +40,18 @@ struct VmDescription {
     slice_us: u32,
     #[serde(default)]
     xstate: XstateDescription,
+    state: Option<StateDescription>,
+}
+
+/// The extended state that a vCPU begins with.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StateDescription {
+    /// An image in the standard XSAVE format.
+    image: String,
+    xcr0: u64,
+    #[serde(default)]
+    xfd: u64,
 }
 
 fn default_slice() -> u32 {
@@ -76,6 +88,16 @@ pub fn pack(text: &str, folder: &Path) -> Result<Vec<u8>> {
             .map(|name| load(name, folder))
             .transpose()
             .with_context(of_vm)?;
+        let state = match &vm.state {
+            Some(state) => {
+                let registers = StateRegisters {
+                    xcr0: state.xcr0,
+                    xfd: state.xfd,
+                };
+                Some((registers, load(&state.image, folder).with_context(of_vm)?))
+            }
+            None => None,
+        };
         let config = VmConfig {
             memory: size::parse(&vm.memory)
                 .context("memory")
@@ -87,14 +109,17 @@ pub fn pack(text: &str, folder: &Path) -> Result<Vec<u8>> {
             slice_us: vm.slice_us,
             xstate: vm.xstate,
         };
-        loaded.push((config, image, initrd));
+        loaded.push((config, image, initrd, state));
     }
     let vms: Vec<Vm<'_>> = loaded
         .iter()
-        .map(|(config, image, initrd)| Vm {
+        .map(|(config, image, initrd, state)| Vm {
             config: config.clone(),
             image,
             initrd: initrd.as_deref(),
+            state: state
+                .as_ref()
+                .map(|(registers, image)| (*registers, image.as_slice())),
         })
         .collect();
     Ok(bundle::pack(&vms)?)

@@ -13,6 +13,7 @@ mod interrupts;
 pub mod outcome;
 #[cfg(target_os = "none")]
 pub mod run;
+pub mod snapshot;
 #[cfg(target_os = "none")]
 mod vmcs_state;
 

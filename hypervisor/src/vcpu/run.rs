@@ -12,6 +12,7 @@ use super::{
     exit::{self, Report},
     interrupts::{ACTIVE, Interrupts},
     outcome::{End, Exception, Fault, Leave, Outcome},
+    snapshot::Snapshot,
     vmcs_state,
 };
 use crate::{
@@ -85,25 +86,6 @@ const PASSED_THROUGH: [Msr; 13] = [
     Msr::IA32_TSC_AUX,
 ];
 
-/// What a person wants to know of a vCPU that did not end by itself.
-#[derive(Clone, Copy, Debug)]
-pub struct Snapshot {
-    /// RIP.
-    pub rip: u64,
-    /// Linear base of CS, to which RIP is relative.
-    pub code_base: u64,
-    /// RSP.
-    pub rsp: u64,
-    /// RFLAGS.
-    pub rflags: u64,
-    /// The control registers, as the hardware has them.
-    pub paging: Paging,
-    /// The exit reason, with bit 31 for a failed entry.
-    pub reason: u32,
-    /// The exit qualification.
-    pub qualification: u64,
-}
-
 impl Runner {
     /// A vCPU that begins at `boot`.
     ///
@@ -143,6 +125,15 @@ impl Runner {
         vmcs.write(field::HOST_RIP, entry::exit_point());
         vmcs_state::write_controls(&mut vmcs, vmx, boot);
         vmcs_state::write_guest_state(&mut vmcs, boot, control);
+        // An operator may have set XFD before the guest ever could.
+        if let Some(interception) = runner.vcpu.xstate.new_interception() {
+            let runner = &mut *runner;
+            intercept(
+                &mut runner.vmcs.load(),
+                &mut runner.msr_bitmap,
+                interception,
+            );
+        }
         runner.vmcs.clear();
         Ok(runner)
     }

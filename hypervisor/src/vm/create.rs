@@ -22,9 +22,11 @@ use crate::{
     xstate::{
         features::XFeatures,
         fpstate::Allocation,
+        image::StateError,
         layout::Layout,
         life::{LifeError, VcpuXstate},
         permission::{Permission, PermissionError, Request, Vector},
+        registers::XMsr,
         xfd::XfdErrPolicy,
     },
 };
@@ -57,6 +59,8 @@ pub enum CreateError {
     Cpuid(Vec<Missing>),
     /// Its extended state.
     Life(LifeError),
+    /// The state image that its vCPU was to begin with.
+    State(StateError),
     /// Its memory.
     Memory(MapError),
     /// Its image does not fit its memory.
@@ -88,6 +92,7 @@ impl fmt::Display for CreateError {
                     .try_for_each(|missing| write!(f, " {missing}"))
             }
             Self::Life(error) => write!(f, "xstate: {error}"),
+            Self::State(error) => write!(f, "state: {error}"),
             Self::Memory(MapError::OutOfMemory) => {
                 f.write_str("the machine has not enough memory left")
             }
@@ -125,7 +130,7 @@ impl<C: CpuIdReader> Factory<'_, C> {
         let plan = guest_loader::plan(vm.image, config.memory, &config.cmdline)
             .map_err(CreateError::Image)?;
         let bus = Arc::new(Mutex::new(Bus::default()));
-        let vcpu = self.vcpu(&config.xstate, bus.clone())?;
+        let vcpu = self.vcpu(&config.xstate, vm.state, bus.clone())?;
 
         let mut memory =
             GuestMemory::new(config.memory, self.vmx.ept_pages).map_err(CreateError::Memory)?;
@@ -160,6 +165,7 @@ impl<C: CpuIdReader> Factory<'_, C> {
     fn vcpu(
         &self,
         xstate: &bundle::XstateDescription,
+        state: Option<(bundle::StateRegisters, &[u8])>,
         bus: Arc<Mutex<Bus>>,
     ) -> Result<Vcpu, CreateError> {
         let request = Request {
@@ -190,7 +196,7 @@ impl<C: CpuIdReader> Factory<'_, C> {
             apic_id: 0,
         };
         let supported = CpuidModel::supported(&self.cpuid, self.layout, &permission, topology);
-        let (cpuid, offer) = supported
+        let (mut cpuid, offer) = supported
             .changed(self.layout, &permission, &[])
             .map_err(CreateError::Cpuid)?;
         let mut life = VcpuXstate::create(&mut permission);
@@ -202,7 +208,16 @@ impl<C: CpuIdReader> Factory<'_, C> {
             vmx_cr0: self.vmx.cr0_must_be_one,
             vmx_cr4: self.vmx.cr4_must_be_one,
         };
-        let xstate = life.into_container().map_err(CreateError::Life)?;
+        let mut xstate = life.into_container().map_err(CreateError::Life)?;
+        if let Some((registers, image)) = state {
+            // Rule xs-13: any order would do.
+            xstate
+                .write_state(self.layout, image)
+                .and_then(|()| xstate.set_xcr0(self.layout, registers.xcr0))
+                .and_then(|()| xstate.set_msr(self.layout, XMsr::Xfd, registers.xfd))
+                .map_err(CreateError::State)?;
+        }
+        cpuid.set_xstate(xstate.xcr0(), xstate.xss());
         let apic = X2Apic::new(topology.apic_id, tsc::ticks_per_crystal_tick(&self.cpuid));
         Ok(Vcpu::new(run::frame(), cpuid, xstate, control, apic, bus))
     }

@@ -1,0 +1,22 @@
+//! Where a guest is.
+
+use crate::memory::walk::Paging;
+
+/// What a person wants to know of a vCPU that did not end by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot {
+    /// RIP.
+    pub rip: u64,
+    /// Linear base of CS, to which RIP is relative.
+    pub code_base: u64,
+    /// RSP.
+    pub rsp: u64,
+    /// RFLAGS.
+    pub rflags: u64,
+    /// The control registers, as the hardware has them.
+    pub paging: Paging,
+    /// The exit reason, with bit 31 for a failed entry.
+    pub reason: u32,
+    /// The exit qualification.
+    pub qualification: u64,
+}
