@@ -3,7 +3,7 @@
 use crate::{
     memory::address::Gpa,
     vmx::exit::{EventInfo, Reason},
-    xstate::{features::XFeatures, xfd::Interception},
+    xstate::{features::XFeatures, fpstate::GrowError, xfd::Interception},
 };
 use core::fmt;
 
@@ -103,6 +103,16 @@ pub enum Fault {
     XstateLost,
 }
 
+impl From<GrowError> for End {
+    /// Rule xs-05: a VM whose container cannot grow ends; others go on.
+    fn from(error: GrowError) -> Self {
+        Self::Fault(match error {
+            GrowError::OutOfMemory(error) => Fault::NoMemoryForXstate(error.bytes),
+            GrowError::InRegisters => Fault::XstateLost,
+        })
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -170,5 +180,25 @@ impl Exception {
     /// The VM-entry interruption information.
     pub const fn info(self) -> EventInfo {
         EventInfo::exception(self.vector, self.error_code.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xstate::area::OutOfMemory;
+    use std::string::ToString;
+
+    #[test]
+    fn rule_xs_05_without_memory_the_vm_ends_with_the_size() {
+        let end = End::from(GrowError::OutOfMemory(OutOfMemory { bytes: 10752 }));
+        assert!(!end.is_success());
+        let End::Fault(fault) = end else {
+            panic!("not by its own wish");
+        };
+        assert_eq!(
+            fault.to_string(),
+            "no memory for 10752 bytes of extended state"
+        );
     }
 }

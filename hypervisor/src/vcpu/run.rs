@@ -29,8 +29,7 @@ use crate::{
         vmcs::{Loaded, Vmcs},
     },
     xstate::{
-        features::XFeatures, fpstate::GrowError, layout::Layout, silicon::Silicon, swap::CpuXstate,
-        xfd::Interception,
+        features::XFeatures, layout::Layout, silicon::Silicon, swap::CpuXstate, xfd::Interception,
     },
 };
 use alloc::boxed::Box;
@@ -244,12 +243,7 @@ impl Runner {
         let container = &mut self.vcpu.xstate;
         let lost = |_| End::Fault(Fault::XstateLost);
         cpu.park(container).map_err(lost)?;
-        container
-            .grow(layout, features)
-            .map_err(|error| match error {
-                GrowError::OutOfMemory(error) => End::Fault(Fault::NoMemoryForXstate(error.bytes)),
-                GrowError::InRegisters => End::Fault(Fault::XstateLost),
-            })?;
+        container.grow(layout, features)?;
         cpu.make_current(None, container).map_err(lost)
     }
 

@@ -6,7 +6,9 @@
 
 #![no_std]
 #![no_main]
+#![expect(unsafe_code, reason = "control and debug registers")]
 
+use core::arch::asm;
 use guests::{
     area::{Area, Save, compacted_offset, components},
     exceptions::{NM, NONE},
@@ -28,6 +30,10 @@ const MXCSR: usize = 24;
 const MXCSR_INITIAL: u64 = 0x1f80;
 /// MXCSR_MASK lies in the word of MXCSR; it is the CPU's, not the guest's.
 const MXCSR_BITS: u64 = 0xffff_ffff;
+/// IA32_LSTAR, IA32_CSTAR and IA32_KERNEL_GS_BASE.
+const ADDRESS_MSRS: [u32; 3] = [0xc000_0082, 0xc000_0083, 0xc000_0102];
+/// IA32_TSC_AUX.
+const TSC_AUX: u32 = 0xc000_0103;
 /// Bytes of the legacy region that hold ST and XMM registers.
 const ST: core::ops::Range<usize> = 32..160;
 const XMM: core::ops::Range<usize> = 160..416;
@@ -90,6 +96,42 @@ fn wait(seed: &mut u64) {
     processor::cpuid(0, 0);
 }
 
+/// Registers that only a switch of vCPUs exchanges, each with a value of `seed`'s
+/// that it can hold: MSRs with addresses, with 32 bits, CR2 and the first
+/// breakpoint, which DR7 leaves off.
+fn set_registers(seed: u64) {
+    for msr in ADDRESS_MSRS {
+        wrmsr(msr, address(seed, msr));
+    }
+    wrmsr(TSC_AUX, seed & 0xffff_ffff);
+    // SAFETY: nothing here looks at either register.
+    unsafe {
+        asm!("mov cr2, {}", in(reg) address(seed, 2));
+        asm!("mov dr0, {}", in(reg) address(seed, 0));
+    }
+}
+
+fn registers_hold(seed: u64) -> bool {
+    let (cr2, dr0): (u64, u64);
+    // SAFETY: only reads.
+    unsafe {
+        asm!("mov {}, cr2", out(reg) cr2);
+        asm!("mov {}, dr0", out(reg) dr0);
+    }
+    ADDRESS_MSRS
+        .iter()
+        .all(|&msr| rdmsr(msr) == address(seed, msr))
+        && rdmsr(TSC_AUX) == seed & 0xffff_ffff
+        && (cr2, dr0) == (address(seed, 2), address(seed, 0))
+}
+
+/// A canonical address of the lower half.
+fn address(seed: u64, register: u32) -> u64 {
+    seed.wrapping_mul(0x9e37_79b9)
+        .wrapping_add(u64::from(register))
+        & 0x7fff_ffff
+}
+
 fn main(command_line: &'static str) -> ! {
     processor::enable_osxsave();
     let set = offered_xcr0();
@@ -97,9 +139,11 @@ fn main(command_line: &'static str) -> ! {
     assert_eq!(try_xsetbv(0, set), NONE, "XSETBV");
     let mut seed = number(command_line, "seed", 1);
     let rounds = number(command_line, "rounds", 100);
+    let own = seed;
+    set_registers(own);
     let patterns = [pattern(set, seed), pattern(set, !seed)];
     let mut found = Area::filled(0);
-    let (mut bytes, mut faults, mut values) = (0_u64, 0_u64, 0_u64);
+    let (mut bytes, mut faults, mut values, mut registers) = (0_u64, 0_u64, 0_u64, 0_u64);
     for round in 0..rounds {
         let expected = &patterns[(round % 2) as usize];
         assert_eq!(expected.xrstor(set), NONE, "XRSTOR");
@@ -130,6 +174,7 @@ fn main(command_line: &'static str) -> ! {
             _ => wait(&mut seed),
         }
         values += u64::from(xcr0() != set || amx && rdmsr(XFD) | rdmsr(XFD_ERR) != 0);
+        registers += u64::from(!registers_hold(own));
         assert_eq!(found.save(Save::Xsavec, set), NONE, "XSAVEC");
         bytes += u64::from(found.xstate_bv() & SSE == 0 || !same(set, expected, &found));
     }
@@ -141,5 +186,6 @@ fn main(command_line: &'static str) -> ! {
         values,
         0,
     );
+    report.equal("rounds in which another register had changed", registers, 0);
     report.finish()
 }
