@@ -33,6 +33,9 @@ const FIRST_CPU: u16 = 0;
 pub struct Pool {
     /// The one that waited longest first.
     queue: Mutex<VecDeque<Box<Vm>>>,
+    /// How many are in the queue: a CPU with nothing to do looks here and leaves
+    /// the lock alone.
+    waiting: AtomicUsize,
     /// VMs that have not ended, wherever they are.
     alive: AtomicUsize,
     /// A VM could not be made, or ended otherwise than with success.
@@ -44,6 +47,7 @@ pub struct Pool {
 /// The machine's pool.
 pub static POOL: Pool = Pool {
     queue: Mutex::new(VecDeque::new()),
+    waiting: AtomicUsize::new(0),
     alive: AtomicUsize::new(0),
     failed: AtomicBool::new(false),
     asked: AtomicU32::new(0),
@@ -53,7 +57,7 @@ impl Pool {
     /// Takes in a VM that was created.
     pub fn add(&self, vm: Box<Vm>) {
         self.alive.fetch_add(1, Ordering::Relaxed);
-        self.queue.lock().push_back(vm);
+        self.give_back(vm);
     }
 
     /// Counts a VM that could not be created as failed.
@@ -65,6 +69,9 @@ impl Pool {
     /// waited longest of those that can run now, else the one that can first.
     /// `None`: `current` goes on, or there is nothing.
     fn take(&self, index: u16, current: Option<&mut Box<Vm>>) -> Option<Box<Vm>> {
+        if self.waiting.load(Ordering::Acquire) == 0 {
+            return None;
+        }
         let now = tsc::now();
         let mut queue = self.queue.lock();
         let (mut best, mut soonest) = (None, current.map_or(u64::MAX, |vm| vm.wake().max(now + 1)));
@@ -75,11 +82,15 @@ impl Pool {
                 (best, soonest) = (Some(place), wake);
             }
         }
-        queue.remove(best?)
+        let vm = queue.remove(best?);
+        self.waiting.store(queue.len(), Ordering::Release);
+        vm
     }
 
     fn give_back(&self, vm: Box<Vm>) {
-        self.queue.lock().push_back(vm);
+        let mut queue = self.queue.lock();
+        queue.push_back(vm);
+        self.waiting.store(queue.len(), Ordering::Release);
     }
 }
 
