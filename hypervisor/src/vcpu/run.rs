@@ -367,7 +367,7 @@ fn inject(vmcs: &mut Loaded<'_>, exception: Exception) {
 /// Rules xs-07, xs-08, xs-09: which accesses and exceptions exit from now on.
 #[cold]
 fn intercept(vmcs: &mut Loaded<'_>, bitmap: &mut MsrBitmap, interception: Interception) {
-    const NM: u32 = 1 << 7;
+    const NM: u32 = 1 << Exception::DEVICE_NOT_AVAILABLE.vector;
     bitmap.set_intercepted(Msr::IA32_XFD, interception.xfd);
     bitmap.set_intercepted(Msr::IA32_XFD_ERR, interception.xfd_err);
     vmcs.write(

@@ -9,6 +9,8 @@ use crate::{
     xstate::{registers::XRegisters, swap::CpuXstate},
 };
 
+const NM: u8 = Exception::DEVICE_NOT_AVAILABLE.vector;
+
 #[inline(always)]
 pub(super) fn handle<R: XRegisters>(
     vcpu: &mut Vcpu,
@@ -16,7 +18,7 @@ pub(super) fn handle<R: XRegisters>(
     info: EventInfo,
 ) -> Outcome {
     match (info.kind(), info.vector()) {
-        (EventKind::Exception, 7) => {
+        (EventKind::Exception, NM) => {
             // Rule xs-08.
             cpu.on_nm(&mut vcpu.xstate);
             Outcome::Inject(Exception::DEVICE_NOT_AVAILABLE)
