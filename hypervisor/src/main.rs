@@ -31,7 +31,9 @@ fn enter(hand_off: &'static mut BootInfo) -> ! {
 /// A panic is a bug of ours: it names the broken invariant and stops the machine.
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
+    platform::power::stop_others();
     platform::console::break_lock();
     platform::console::say(format_args!("hypervisor bug: {info}"));
+    platform::backtrace::print_here();
     platform::power::end(platform::power::Verdict::Failure)
 }

@@ -3,10 +3,15 @@
 
 use super::{cpu, trampoline};
 use crate::{
-    cpu::{apic::Apic, tables::InterruptStacks, tsc},
+    cpu::{
+        apic::{self, Apic},
+        tables::InterruptStacks,
+        tsc,
+    },
     memory::{address::Hpa, host::Host},
+    platform::power::halt,
     say,
-    sched::halt,
+    sched::MOST_CPUS,
 };
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use raw_cpuid::CpuIdReaderNative;
@@ -19,8 +24,6 @@ const RESET_US: u64 = 10_000;
 const START_UP_US: u64 = 200;
 /// A CPU that has not answered by then is left out.
 const PATIENCE_US: u64 = 200_000;
-/// TSC ticks in a microsecond where the CPU does not tell: too many, to be safe.
-const TICKS_PER_US_GUESS: u64 = 5000;
 
 /// Top of the stack of the CPU that starts next.
 static STACK: AtomicU64 = AtomicU64::new(0);
@@ -44,20 +47,11 @@ pub fn go_on(root: Hpa) -> trampoline::GoOn {
 
 /// Starts the CPUs with these APIC IDs, but for the one that this runs on; the
 /// trampoline lies at `page`. Those that do not answer are left out.
-pub fn start_all(ids: &[u32], page: Hpa, host: &mut Host) {
-    let cpuid = CpuIdReaderNative;
+pub fn start_all(ids: &[u32], apic: Apic, page: Hpa, host: &mut Host) {
     if ids.len() < 2 {
         return;
     }
-    let Some(apic) = Apic::enable(&cpuid) else {
-        say!(
-            "one CPU of {} is used: no x2APIC to start the others with",
-            ids.len()
-        );
-        return;
-    };
-    let ticks_per_us =
-        tsc::ticks_per_second(&cpuid).map_or(TICKS_PER_US_GUESS, |ticks| ticks.div_ceil(1_000_000));
+    let ticks_per_us = tsc::ticks_per_microsecond(&CpuIdReaderNative);
     let wait = |microseconds: u64, until: &dyn Fn() -> bool| {
         let end = tsc::now().wrapping_add(microseconds * ticks_per_us);
         while tsc::now() < end && !until() {
@@ -69,7 +63,11 @@ pub fn start_all(ids: &[u32], page: Hpa, host: &mut Host) {
     wait(RESET_US, &|| false);
     // Below 1 MiB, so the number of its page fits.
     let page = (page.0 >> 12) as u8;
-    for (index, &id) in (1..).zip(ids.iter().filter(|id| **id != own)) {
+    for (index, &id) in (1_u16..).zip(ids.iter().filter(|id| **id != own)) {
+        if usize::from(index) >= MOST_CPUS {
+            say!("CPU {index} (APIC {id}) is left out: {MOST_CPUS} CPUs can be used");
+            continue;
+        }
         let (stacks, stack) = match (cpu::interrupt_stacks(host), host.stack()) {
             (Ok(stacks), Ok(stack)) => (stacks, stack),
             (Err(error), _) | (_, Err(error)) => {
@@ -99,7 +97,8 @@ extern "C" fn begin() -> ! {
         halt()
     };
     STARTED.store(index, Ordering::Release);
-    match cpu::own(index, &stacks) {
+    let Some(apic) = apic::machine() else { halt() };
+    match cpu::own(index, apic, &stacks) {
         Ok(owned) => {
             ONLINE.fetch_add(1, Ordering::Release);
             DONE.store(index, Ordering::Release);

@@ -9,6 +9,7 @@
 
 use super::{ap, cpu, processors, trampoline};
 use crate::{
+    cpu::apic::{self, Apic},
     memory::{
         address::{FRAME_BYTES, Hpa},
         host::{self, Host},
@@ -22,7 +23,7 @@ use crate::{
 };
 use alloc::vec::Vec;
 use bootloader_api::{BootInfo, info::MemoryRegionKind};
-use core::{fmt, ops::Range};
+use core::{cell::Cell, fmt, ops::Range};
 use guest_loader::bundle::Bundle;
 use linked_list_allocator::LockedHeap;
 use raw_cpuid::CpuIdReaderNative;
@@ -168,7 +169,12 @@ extern "C" fn continue_on_own_tables() -> ! {
     );
     pic::mask_all();
     let stacks = cpu::interrupt_stacks(&mut machine.host).unwrap_or_else(|error| refuse(error));
-    let own = cpu::own(0, &stacks).unwrap_or_else(|error| refuse(error));
+    let apic_page = apic::page_address(&CpuIdReaderNative).map(|page| {
+        let page = machine.host.map_device(Hpa(page));
+        page.unwrap_or_else(|error| refuse(error))
+    });
+    let apic = Apic::choose(&CpuIdReaderNative, apic_page);
+    let own = cpu::own(0, apic, &stacks).unwrap_or_else(|error| refuse(error));
 
     let bundle = machine
         .bundle
@@ -180,10 +186,11 @@ extern "C" fn continue_on_own_tables() -> ! {
         layout: &own.layout,
         vmx: &own.vmx,
         cpus: machine.processors.len().max(1),
+        vpids: Cell::new(0),
     };
-    for (number, vm) in bundle.vms.iter().enumerate() {
-        match factory.create(number, vm) {
-            Ok(vm) => sched::POOL.add(vm),
+    for vm in &bundle.vms {
+        match factory.create(vm) {
+            Ok(threads) => sched::POOL.add(threads.into_iter()),
             Err(error) => {
                 say!("VM {:?} cannot be made: {error}", vm.config.name);
                 sched::POOL.count_failure();
@@ -191,7 +198,7 @@ extern "C" fn continue_on_own_tables() -> ! {
         }
     }
     if let Some(page) = machine.trampoline {
-        ap::start_all(&machine.processors, page, &mut machine.host);
+        ap::start_all(&machine.processors, apic, page, &mut machine.host);
     }
     own.scheduler.run()
 }

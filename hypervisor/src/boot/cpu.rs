@@ -5,8 +5,10 @@
 
 use crate::{
     cpu::{
+        apic::Apic,
         msr,
         tables::{self, InterruptStacks},
+        tsc,
     },
     memory::host::{Host, HostError},
     sched::Scheduler,
@@ -66,8 +68,9 @@ pub struct Owned {
 ///
 /// # Errors
 /// What it lacks.
-pub fn own(index: u16, stacks: &InterruptStacks) -> Result<Owned, Unfit> {
+pub fn own(index: u16, apic: Apic, stacks: &InterruptStacks) -> Result<Owned, Unfit> {
     let tables = tables::load(stacks);
+    apic.enable();
     let cpuid = CpuIdReaderNative;
     // SAFETY: `detect` asks only for registers that this CPU has.
     let read = |register| unsafe { msr::read(register) };
@@ -87,7 +90,8 @@ pub fn own(index: u16, stacks: &InterruptStacks) -> Result<Owned, Unfit> {
     layout
         .check_current_sizes(&cpuid, layout.user(), XFeatures::EMPTY)
         .map_err(Unfit::Layout)?;
-    let scheduler = Scheduler::new(index, xstate, tables, layout.clone());
+    let ticks_per_us = tsc::ticks_per_microsecond(&cpuid);
+    let scheduler = Scheduler::new(index, xstate, apic, tables, layout.clone(), ticks_per_us);
     Ok(Owned {
         vmx,
         layout,

@@ -1,12 +1,16 @@
 //! Exceptions and interrupts in the hypervisor itself.
 //!
-//! The hypervisor runs with interrupts off and causes no exceptions, so each
-//! vector ends here: with a report that a person can read, and the end of the
-//! machine. Guests' exceptions never arrive here; they are VM exits.
+//! The hypervisor causes no exceptions, so each vector ends here: with a report
+//! that a person can read, and the end of the machine. Guests' exceptions never
+//! arrive here; they are VM exits. Interrupts are off but for a halted CPU, and
+//! the two that it can take do nothing but end the halt.
 
 #![expect(unsafe_code, reason = "exception entry stubs")]
 
-use crate::{platform, say};
+use crate::{
+    platform::{self, backtrace, power},
+    say,
+};
 use core::arch::naked_asm;
 use x86_64::{VirtAddr, registers::control::Cr2};
 
@@ -78,7 +82,26 @@ pub(super) fn stub(vector: u8) -> VirtAddr {
     VirtAddr::from_ptr(stubs as *const ()) + u64::from(vector) * STUB_BYTES
 }
 
+/// Ends a halt: what the notification is about is found by looking. In: the CPU's
+/// interrupt frame. No register changes.
+#[unsafe(naked)]
+unsafe extern "C" fn return_at_once() {
+    naked_asm!("iretq")
+}
+
+/// The entry of a notification.
+pub(super) fn notification() -> VirtAddr {
+    VirtAddr::from_ptr(return_at_once as *const ())
+}
+
+const NMI: u64 = 2;
+
 extern "C" fn report(frame: &Frame) -> ! {
+    if frame.vector == NMI && power::stopping() {
+        // Another CPU ends the machine.
+        power::halt();
+    }
+    power::stop_others();
     platform::console::break_lock();
     say!(
         "hypervisor fault: {} (vector {}), error code {:#x}, at rip {:#x}",
@@ -122,7 +145,8 @@ extern "C" fn report(frame: &Frame) -> ! {
         frame.r14,
         frame.r15
     );
-    platform::power::end(platform::power::Verdict::Failure)
+    backtrace::print(frame.rip, frame.rsp);
+    power::end(power::Verdict::Failure)
 }
 
 /// SDM Vol. 3, "Exception and Interrupt Vectors" (6.2).

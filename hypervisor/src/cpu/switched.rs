@@ -41,6 +41,12 @@ impl Default for Switched {
 }
 
 impl Switched {
+    /// Gives the debug registers of this CPU what INIT gives them; it keeps the MSRs.
+    pub fn init_signal() {
+        let Self { cr2, dr, dr6, .. } = Self::default();
+        load_registers(cr2, dr, dr6);
+    }
+
     /// Takes them from the CPU.
     pub fn save(&mut self) {
         for (value, msr) in self.msrs.iter_mut().zip(MSRS) {
@@ -66,15 +72,19 @@ impl Switched {
             // in the hypervisor depends on it.
             unsafe { msr::write(msr, value) };
         }
-        // SAFETY: the hypervisor takes no page fault that it reads CR2 for
-        // after this, and a VM exit loads DR7 with breakpoints off.
-        unsafe {
-            asm!("mov cr2, {}", in(reg) self.cr2, options(nomem, nostack, preserves_flags));
-            asm!("mov dr0, {}", in(reg) self.dr[0], options(nomem, nostack, preserves_flags));
-            asm!("mov dr1, {}", in(reg) self.dr[1], options(nomem, nostack, preserves_flags));
-            asm!("mov dr2, {}", in(reg) self.dr[2], options(nomem, nostack, preserves_flags));
-            asm!("mov dr3, {}", in(reg) self.dr[3], options(nomem, nostack, preserves_flags));
-            asm!("mov dr6, {}", in(reg) self.dr6, options(nomem, nostack, preserves_flags));
-        }
+        load_registers(self.cr2, self.dr, self.dr6);
+    }
+}
+
+fn load_registers(cr2: u64, dr: [u64; 4], dr6: u64) {
+    // SAFETY: the hypervisor takes no page fault that it reads CR2 for after this,
+    // and a VM exit loads DR7 with breakpoints off.
+    unsafe {
+        asm!("mov cr2, {}", in(reg) cr2, options(nomem, nostack, preserves_flags));
+        asm!("mov dr0, {}", in(reg) dr[0], options(nomem, nostack, preserves_flags));
+        asm!("mov dr1, {}", in(reg) dr[1], options(nomem, nostack, preserves_flags));
+        asm!("mov dr2, {}", in(reg) dr[2], options(nomem, nostack, preserves_flags));
+        asm!("mov dr3, {}", in(reg) dr[3], options(nomem, nostack, preserves_flags));
+        asm!("mov dr6, {}", in(reg) dr6, options(nomem, nostack, preserves_flags));
     }
 }

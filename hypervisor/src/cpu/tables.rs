@@ -5,7 +5,7 @@
 
 #![expect(unsafe_code, reason = "loads descriptor tables")]
 
-use super::exceptions;
+use super::{apic, exceptions};
 use alloc::boxed::Box;
 use x86_64::{
     VirtAddr,
@@ -130,6 +130,9 @@ fn interrupt_table() -> InterruptDescriptorTable {
             .set_handler_addr(exceptions::stub(21));
         for vector in 32..=u8::MAX {
             idt[vector].set_handler_addr(exceptions::stub(vector));
+        }
+        for vector in [apic::NOTIFICATION, apic::SPURIOUS] {
+            idt[vector].set_handler_addr(exceptions::notification());
         }
     }
     idt

@@ -26,6 +26,13 @@ pub fn ticks_per_second(cpuid: &impl CpuIdReader) -> Option<u64> {
     None
 }
 
+/// TSC ticks in a microsecond; where the CPU does not tell, more than any has, so
+/// that what waits for a device waits long enough.
+pub fn ticks_per_microsecond(cpuid: &impl CpuIdReader) -> u64 {
+    const GUESS: u64 = 5000;
+    ticks_per_second(cpuid).map_or(GUESS, |ticks| ticks.div_ceil(1_000_000))
+}
+
 /// TSC ticks for each tick of the crystal, which also drives the local APIC's
 /// timer; one where the CPU does not tell.
 pub fn ticks_per_crystal_tick(cpuid: &impl CpuIdReader) -> u64 {

@@ -1,6 +1,6 @@
 //! The ports of a VM, and what an access to them does outside the VM.
 
-use super::uart::Uart;
+use super::{uart::Uart, x2apic::Ipi};
 use crate::vmx::exit::PortAccess;
 use alloc::{boxed::Box, vec::Vec};
 
@@ -83,6 +83,17 @@ impl Bus {
     /// Whether output waits for its line end.
     pub fn has_partial_line(&self) -> bool {
         !self.line.is_empty()
+    }
+
+    /// The interrupt that comes at once after the end of the one on `vector`,
+    /// because a device still holds it up.
+    pub fn end_of_interrupt(&mut self, vector: u8) -> Option<Ipi> {
+        None
+    }
+
+    /// Whether a device could ever interrupt the guest by itself.
+    pub fn can_interrupt(&self) -> bool {
+        false
     }
 
     /// Takes a byte of output; says whether the line is to be shown.

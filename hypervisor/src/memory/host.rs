@@ -37,6 +37,14 @@ const STACK_SLOT_BYTES: u64 = 2 * STACK_BYTES;
 /// when the first stack is mapped.
 const STACKS: VirtAddr = VirtAddr::new_truncate(0xffff_f000_0000_0000);
 
+/// Where the stack ends that `at` lies in, if it is one of ours.
+pub fn stack_top(at: u64) -> Option<u64> {
+    // A stack fills the upper half of its slot.
+    let offset = at.checked_sub(STACKS.as_u64())?;
+    let top = (offset / STACK_SLOT_BYTES + 1) * STACK_SLOT_BYTES;
+    (top - offset <= STACK_BYTES).then_some(STACKS.as_u64() + top)
+}
+
 const DATA: PageTableFlags = PageTableFlags::PRESENT
     .union(PageTableFlags::WRITABLE)
     .union(PageTableFlags::NO_EXECUTE);
@@ -341,6 +349,15 @@ impl Host {
         let at = Page::<Size4KiB>::containing_address(VirtAddr::new(page.0));
         let frame = PhysFrame::containing_address(PhysAddr::new(page.0));
         self.map(at, frame, PageTableFlags::PRESENT)
+    }
+
+    /// Maps the page of a device's registers at the direct map, uncached.
+    ///
+    /// # Errors
+    /// No memory for tables, or memory is there.
+    pub fn map_device(&mut self, page: Hpa) -> Result<VirtAddr, HostError> {
+        self.map_direct_page::<Size4KiB>(page, DATA | PageTableFlags::NO_CACHE)?;
+        Ok(direct(page))
     }
 
     /// A new stack with a guard page below it; returns its top.

@@ -1,241 +1,369 @@
 //! Which vCPU runs on this CPU now, and what does the CPU do when none can?
 //!
-//! Every CPU has a scheduler of its own, and all take their work from one pool: a
-//! CPU whose slice is over takes the VM that waited longest, if one may run here,
-//! and puts its own back. A VM so goes to whichever CPU has time for it. The pool's
-//! lock is held for a look into the queue, never while anything runs.
+//! Every CPU has a scheduler of its own, and all take their work from one pool. A
+//! vCPU runs for a slice; what it did not use when it halts it may use when it
+//! wakes up, ahead of those that have used theirs up. So a vCPU that wakes up runs
+//! within one slice, and one that never halts still gets its turn.
+
+mod pool;
 
 use crate::{
-    cpu::{tables::Tables, tsc},
+    cpu::{apic::Apic, tables::Tables, tsc},
     platform::{
         console,
         power::{self, Verdict},
     },
     vcpu::{
-        outcome::{End, Leave},
+        outcome::{End, Fault, Leave},
         run::Cpu,
     },
-    vm::{Vm, report},
+    vm::{
+        report,
+        thread::{Thread, Waits},
+    },
     vmx::root,
     xstate::layout::Layout,
 };
-use alloc::{boxed::Box, collections::VecDeque};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use spin::Mutex;
-use x86_64::instructions::{hlt, interrupts};
+use alloc::{boxed::Box, sync::Arc};
+use core::sync::atomic::Ordering;
+use pool::Turn;
+pub use pool::{MOST_CPUS, POOL};
+use x86_64::instructions::interrupts;
 
 /// The operator's key for "what is running?", as on BSD's terminals (SIGINFO).
 const STATUS_KEY: u8 = 0x14;
 /// The CPU that listens to the operator.
 const FIRST_CPU: u16 = 0;
-
-/// The VMs of the machine that are on no CPU.
-pub struct Pool {
-    /// The one that waited longest first.
-    queue: Mutex<VecDeque<Box<Vm>>>,
-    /// How many are in the queue: a CPU with nothing to do looks here and leaves
-    /// the lock alone.
-    waiting: AtomicUsize,
-    /// VMs that have not ended, wherever they are.
-    alive: AtomicUsize,
-    /// A VM could not be made, or ended otherwise than with success.
-    failed: AtomicBool,
-    /// How often the operator asked what is running.
-    asked: AtomicU32,
-}
-
-/// The machine's pool.
-pub static POOL: Pool = Pool {
-    queue: Mutex::new(VecDeque::new()),
-    waiting: AtomicUsize::new(0),
-    alive: AtomicUsize::new(0),
-    failed: AtomicBool::new(false),
-    asked: AtomicU32::new(0),
-};
-
-impl Pool {
-    /// Takes in a VM that was created.
-    pub fn add(&self, vm: Box<Vm>) {
-        self.alive.fetch_add(1, Ordering::Relaxed);
-        self.give_back(vm);
-    }
-
-    /// Counts a VM that could not be created as failed.
-    pub fn count_failure(&self) {
-        self.failed.store(true, Ordering::Relaxed);
-    }
-
-    /// The VM that CPU `index` should run in the place of `current`: the one that
-    /// waited longest of those that can run now, else the one that can first.
-    /// `None`: `current` goes on, or there is nothing.
-    fn take(&self, index: u16, current: Option<&mut Box<Vm>>) -> Option<Box<Vm>> {
-        if self.waiting.load(Ordering::Acquire) == 0 {
-            return None;
-        }
-        let now = tsc::now();
-        let mut queue = self.queue.lock();
-        let (mut best, mut soonest) = (None, current.map_or(u64::MAX, |vm| vm.wake().max(now + 1)));
-        for (place, vm) in queue.iter_mut().enumerate() {
-            let allowed = vm.pinned.is_none_or(|cpu| cpu == u32::from(index));
-            let wake = vm.wake().max(now);
-            if allowed && wake < soonest {
-                (best, soonest) = (Some(place), wake);
-            }
-        }
-        let vm = queue.remove(best?);
-        self.waiting.store(queue.len(), Ordering::Release);
-        vm
-    }
-
-    fn give_back(&self, vm: Box<Vm>) {
-        let mut queue = self.queue.lock();
-        queue.push_back(vm);
-        self.waiting.store(queue.len(), Ordering::Release);
-    }
-}
+/// How often it listens while it has nothing else to do.
+const LISTEN_US: u64 = 10_000;
 
 /// The scheduler of one CPU.
 pub struct Scheduler {
     index: u16,
     cpu: Cpu,
+    apic: Apic,
     tables: Tables,
     layout: Layout,
-    /// The VM whose vCPU is on the CPU: its VMCS is current, its registers are
-    /// loaded.
-    current: Option<Box<Vm>>,
+    /// TSC ticks between two looks at the operator's keys.
+    listen: u64,
+    /// The vCPU that is on the CPU: its VMCS is current, its registers are loaded.
+    current: Option<Box<Thread>>,
+    /// VMs that had ended when this CPU last forgot translations.
+    forgotten: u64,
     /// How often this CPU answered the operator.
     answered: u32,
 }
 
+/// How a vCPU's turn ended.
+enum Stop {
+    /// It waits, for the CPU or something else.
+    Waits,
+    /// Its VM ends.
+    Ends(End),
+    /// Its VM has ended.
+    Ended,
+}
+
 impl Scheduler {
     /// A scheduler of the CPU it runs on, number `index`.
-    pub fn new(index: u16, cpu: Cpu, tables: Tables, layout: Layout) -> Self {
+    pub fn new(
+        index: u16,
+        cpu: Cpu,
+        apic: Apic,
+        tables: Tables,
+        layout: Layout,
+        ticks_per_us: u64,
+    ) -> Self {
+        POOL.join(index, apic.id());
         Self {
             index,
             cpu,
+            apic,
             tables,
             layout,
+            listen: LISTEN_US * ticks_per_us,
             current: None,
+            forgotten: 0,
             answered: 0,
         }
     }
 
-    /// Runs VMs until the machine's last has ended, which ends the machine.
+    /// Runs vCPUs until the machine's last VM has ended, which ends the machine.
     pub fn run(mut self) -> ! {
-        while POOL.alive.load(Ordering::Acquire) > 0 {
-            match self.next() {
-                Some(mut vm) => {
-                    let end = match vm.wake() > tsc::now() {
-                        false => self.run_slice(&mut vm),
-                        true => self.idle(&mut vm),
-                    };
-                    match end {
-                        None => self.current = Some(vm),
-                        Some(end) => self.end(vm, end),
-                    }
+        while POOL.alive() > 0 {
+            if let Some(mut thread) = self.next() {
+                match self.turn(&mut thread) {
+                    Stop::Waits => self.current = Some(thread),
+                    Stop::Ends(end) => self.end(thread, end),
+                    Stop::Ended => self.retire(thread),
                 }
-                None => core::hint::spin_loop(),
             }
             self.listen();
         }
         if self.index != FIRST_CPU {
-            halt();
+            power::halt();
         }
-        power::end(match POOL.failed.load(Ordering::Relaxed) {
+        power::stop_others();
+        power::end(match POOL.has_failed() {
             false => Verdict::Success,
             true => Verdict::Failure,
         })
     }
 
-    /// The VM whose turn it is, on the CPU.
-    fn next(&mut self) -> Option<Box<Vm>> {
-        loop {
-            let Some(mut vm) = POOL.take(self.index, self.current.as_mut()) else {
-                return self.current.take();
-            };
-            let mut outgoing = self.current.take();
-            let before = outgoing.as_mut().map(|vm| &mut *vm.runner);
-            let switched = vm
-                .runner
-                .switch_in(&mut self.cpu, self.index, &self.tables, before);
-            if let Some(mut outgoing) = outgoing {
-                outgoing.runner.leave_cpu();
-                POOL.give_back(outgoing);
+    /// The vCPU whose turn it is, on the CPU; `None` after a halt, or for a look
+    /// around.
+    fn next(&mut self) -> Option<Box<Thread>> {
+        let mut turn = POOL.next(self.index, self.current.as_deref_mut());
+        if let Turn::Idle { .. } = turn {
+            // Whoever makes a vCPU ready from here on sees that this CPU is idle.
+            POOL.set_idle(self.index, true);
+            turn = POOL.next(self.index, self.current.as_deref_mut());
+            if let Turn::Idle { until } = turn {
+                self.halt(until);
             }
-            match switched {
-                Ok(()) => return Some(vm),
-                Err(end) => self.end(vm, end),
+            POOL.set_idle(self.index, false);
+        }
+        match turn {
+            Turn::Idle { .. } => None,
+            Turn::Current => self.current.take(),
+            Turn::Other(thread) => self.switch_to(thread),
+        }
+    }
+
+    /// Halts until the TSC is `until`, a notification comes, or it is time to
+    /// listen to the operator.
+    fn halt(&self, until: Option<u64>) {
+        let look = (self.index == FIRST_CPU).then(|| tsc::now() + self.listen);
+        let until = until.into_iter().chain(look).min();
+        self.apic.set_timer(until);
+        interrupts::enable_and_hlt();
+        interrupts::disable();
+        self.apic.end_of_interrupt();
+        self.apic.set_timer(None);
+    }
+
+    /// Puts `thread` on the CPU in the place of the current one.
+    fn switch_to(&mut self, mut thread: Box<Thread>) -> Option<Box<Thread>> {
+        self.forget_ended();
+        let mut outgoing = self.current.take();
+        let before = outgoing.as_mut().map(|thread| &mut *thread.runner);
+        let switched = thread
+            .runner
+            .switch_in(&mut self.cpu, self.index, &self.tables, before);
+        if let Some(mut outgoing) = outgoing {
+            // Only where the swap was refused has it not been saved yet; and then it
+            // is in this CPU's registers.
+            let parked = self.cpu.park(&mut outgoing.runner.vcpu().xstate);
+            outgoing.runner.leave_cpu();
+            match parked {
+                Ok(()) => self.give_back(outgoing),
+                Err(_) => self.end(outgoing, End::Fault(Fault::XstateLost)),
+            }
+        }
+        match switched {
+            Ok(()) => {
+                self.place(&thread, Some(self.index));
+                Some(thread)
+            }
+            Err(end) => {
+                self.end(thread, end);
+                None
             }
         }
     }
 
-    /// Lets the CPU halt until `vm`, the first that can run again, can.
-    fn idle(&mut self, vm: &mut Vm) -> Option<End> {
-        // Not longer than a slice, for the sake of the operator and other VMs.
-        let until = vm.wake().min(tsc::now().wrapping_add(vm.slice));
-        vm.runner.idle(&mut self.cpu, until);
-        None
+    fn give_back(&self, thread: Box<Thread>) {
+        self.place(&thread, None);
+        if let Some(cpu) = POOL.give_back(thread) {
+            self.apic.notify(cpu);
+        }
     }
 
-    /// Runs `vm` until its slice is over or it ended.
-    fn run_slice(&mut self, vm: &mut Vm) -> Option<End> {
-        vm.halted = false;
-        vm.runner.begin_slice(vm.slice);
+    fn place(&self, thread: &Thread, cpu: Option<u16>) {
+        if let Some(inbox) = thread.vm.peers.inbox(thread.number) {
+            inbox.set_place(cpu);
+        }
+    }
+
+    /// Runs `thread` until it waits or ends.
+    fn turn(&mut self, thread: &mut Thread) -> Stop {
+        let now = tsc::now();
+        thread.begin_turn(now);
+        if thread.budget == 0 {
+            thread.budget = thread.vm.slice;
+        }
+        let end = now.wrapping_add(thread.budget);
+        let stop = self.run_until(thread, end);
+        thread.budget = end.saturating_sub(tsc::now());
+        stop
+    }
+
+    fn run_until(&mut self, thread: &mut Thread, end: u64) -> Stop {
         loop {
-            match vm.runner.run(&mut self.cpu) {
-                Leave::SliceOver | Leave::Interrupted => return None,
-                Leave::Line => vm.show_line(),
-                Leave::Halted => {
-                    vm.halted = true;
-                    return None;
+            if thread.vm.has_ended() {
+                return Stop::Ended;
+            }
+            if let Err(end) = self.settle(thread) {
+                return Stop::Ends(end);
+            }
+            if thread.waits != Waits::Cpu {
+                return Stop::Waits;
+            }
+            thread.runner.begin_slice(end);
+            let leave = thread.runner.run(&mut self.cpu);
+            self.notify(thread);
+            match leave {
+                Leave::SliceOver => return Stop::Waits,
+                Leave::Interrupted => {
+                    if power::stopping() {
+                        power::halt();
+                    }
+                    self.apic.end_of_interrupt();
+                }
+                Leave::Notify => {}
+                Leave::Line => thread.vm.show_line(),
+                Leave::Halted { interruptible } => {
+                    return match thread.wait_for(Waits::Event { interruptible }) {
+                        false => Stop::Waits,
+                        true => Stop::Ends(End::Fault(Fault::HaltedForEver)),
+                    };
                 }
                 Leave::Grow(features) => {
-                    if let Err(end) = vm.runner.grow(&mut self.cpu, &self.layout, features) {
-                        return Some(end);
+                    let grown = thread.runner.grow(&mut self.cpu, &self.layout, features);
+                    if let Err(end) = grown {
+                        return Stop::Ends(end);
                     }
                 }
-                Leave::Ended(end) => return Some(end),
+                Leave::Ended(end) => return Stop::Ends(end),
             }
         }
     }
 
-    /// Reports the end of `vm` and gives back what it had.
-    fn end(&mut self, mut vm: Box<Vm>, end: End) {
-        vm.show_rest();
-        report::ended(&mut vm, end);
-        if !end.is_success() {
-            POOL.count_failure();
+    /// Brings `thread` up to date with what arrived for it: INIT and start-up IPIs,
+    /// and whatever wakes it up.
+    fn settle(&mut self, thread: &mut Thread) -> Result<(), End> {
+        let Some(inbox) = thread.vm.peers.inbox(thread.number) else {
+            return Ok(());
+        };
+        let signals = inbox.take_signals();
+        if signals.init {
+            thread.runner.restart(&mut self.cpu, None)?;
+            // SDM Vol. 3, "MP Initialization Protocol Algorithm": the boot processor
+            // begins at the reset vector, the others wait.
+            let waits = match thread.number {
+                0 => Waits::Cpu,
+                _ => Waits::StartUp,
+            };
+            if thread.wait_for(waits) && signals.start_up.is_none() {
+                return Err(End::Fault(Fault::HaltedForEver));
+            }
         }
-        drop(vm);
-        root::forget_guest_translations();
-        POOL.alive.fetch_sub(1, Ordering::Release);
+        if let Some(page) = signals.start_up.filter(|_| thread.waits == Waits::StartUp) {
+            thread.runner.restart(&mut self.cpu, Some(page))?;
+            thread.wait_for(Waits::Cpu);
+        }
+        if let Waits::Event { interruptible } = thread.waits {
+            let vcpu = thread.runner.vcpu();
+            vcpu.collect(tsc::now());
+            if vcpu.nmi || interruptible && vcpu.apic.deliverable().is_some() {
+                thread.wait_for(Waits::Cpu);
+            }
+        }
+        Ok(())
     }
 
-    /// Looks whether the operator asks what is running, and answers for the VM on
+    /// Makes those look into their inboxes whom `thread` sent something.
+    fn notify(&self, thread: &mut Thread) {
+        let targets = core::mem::take(&mut thread.runner.vcpu().notify);
+        let inboxes = (0_u32..).zip(thread.vm.peers.inboxes());
+        for (_, inbox) in inboxes.filter(|(number, _)| targets & 1 << number != 0) {
+            let cpu = match inbox.place() {
+                Some(cpu) => (cpu != self.index).then(|| POOL.apic_id(cpu)),
+                None => POOL.idle_cpu(inbox.pinned()),
+            };
+            if let Some(cpu) = cpu {
+                self.apic.notify(cpu);
+            }
+        }
+    }
+
+    /// Ends the VM of `thread`.
+    fn end(&mut self, mut thread: Box<Thread>, end: End) {
+        let vm = thread.vm.clone();
+        if !vm.ended.swap(true, Ordering::AcqRel) {
+            vm.show_rest();
+            report::ended(&mut thread, end);
+            if !end.is_success() {
+                POOL.count_failure();
+            }
+            for waiting in POOL.remove(&vm) {
+                self.retire(waiting);
+            }
+            let places = vm.peers.inboxes().iter().filter_map(|inbox| inbox.place());
+            for cpu in places.filter(|cpu| *cpu != self.index) {
+                self.apic.notify(POOL.apic_id(cpu));
+            }
+        }
+        drop(vm);
+        self.retire(thread);
+    }
+
+    /// Takes off a vCPU whose VM has ended. With the last one the VM's memory is
+    /// given back.
+    fn retire(&mut self, thread: Box<Thread>) {
+        self.place(&thread, None);
+        let Thread {
+            mut runner,
+            vm,
+            turns,
+            longest_wait,
+            ..
+        } = *thread;
+        {
+            let mut totals = vm.totals.lock();
+            totals.counters.add(&runner.vcpu().counters);
+            totals.moves += runner.moves();
+            totals.turns += turns;
+            totals.longest_wait = totals.longest_wait.max(longest_wait);
+        }
+        drop(runner);
+        if let Some(vm) = Arc::into_inner(vm) {
+            report::totals(&vm, self.listen / LISTEN_US);
+            drop(vm);
+            if POOL.count_end() == 0 && self.index != FIRST_CPU {
+                self.apic.notify(POOL.apic_id(FIRST_CPU));
+            }
+        }
+    }
+
+    /// Forgets what this CPU cached of guests, if tables were given back since it
+    /// last did: their frames may be another VM's tables by now.
+    fn forget_ended(&mut self) {
+        let ended = POOL.ended();
+        if self.forgotten != ended {
+            self.forgotten = ended;
+            root::forget_guest_translations();
+        }
+    }
+
+    /// Looks whether the operator asks what is running, and answers for the vCPU on
     /// this CPU; the first CPU also for those that wait.
     fn listen(&mut self) {
         if self.index == FIRST_CPU && console::key() == Some(STATUS_KEY) {
-            POOL.asked.fetch_add(1, Ordering::Relaxed);
-            for vm in POOL.queue.lock().iter_mut() {
-                report::status(vm);
-                vm.runner.leave_cpu();
+            POOL.ask();
+            for mut thread in POOL.remove_all() {
+                report::status(&mut thread);
+                thread.runner.leave_cpu();
+                self.give_back(thread);
             }
         }
-        let asked = POOL.asked.load(Ordering::Relaxed);
+        let asked = POOL.asked();
         if asked != self.answered {
             self.answered = asked;
-            // After the others, because a report makes the VM's VMCS current.
-            if let Some(vm) = &mut self.current {
-                report::status(vm);
+            // After the others, because a report makes the vCPU's VMCS current.
+            if let Some(thread) = &mut self.current {
+                report::status(thread);
             }
         }
-    }
-}
-
-/// Halts this CPU for good.
-pub fn halt() -> ! {
-    loop {
-        interrupts::disable();
-        hlt();
     }
 }

@@ -42,12 +42,16 @@ pub struct BootState {
     pub rsp: u64,
     /// RDI
     pub rdi: u64,
+    /// RDX
+    pub rdx: u64,
     /// CS
     pub code: Segment,
     /// SS, DS, ES, FS and GS
     pub data: Segment,
     /// GDTR
     pub gdt: TableRegister,
+    /// Limit of IDTR, whose base is zero.
+    pub idt_limit: u32,
 }
 
 /// RFLAGS: only the bit that is always one.
@@ -72,6 +76,16 @@ pub const UNUSABLE: Segment = Segment {
     rights: 1 << 16,
 };
 
+/// What INIT and reset load into a segment register in real mode: 64 KiB, present,
+/// accessed, with execute/read or read/write.
+const REAL_MODE_LIMIT: u32 = 0xffff;
+const REAL_MODE_CODE: u32 = 0x9b;
+const REAL_MODE_DATA: u32 = 0x93;
+/// Where a CPU begins after reset (SDM Vol. 3, "First Instruction Executed").
+const RESET_CODE_SELECTOR: u16 = 0xf000;
+const RESET_CODE_BASE: u64 = 0xffff_0000;
+const RESET_RIP: u64 = 0xfff0;
+
 const EFER_LME: u64 = 1 << 8;
 /// IA32_EFER: long mode is active.
 pub(super) const EFER_LMA: u64 = 1 << 10;
@@ -85,6 +99,43 @@ const DEFAULT_32: u32 = 1 << 14;
 const PAGES: u32 = 1 << 15;
 
 impl BootState {
+    /// After reset or INIT (SDM Vol. 3, "Processor State After Reset"), with RDX as
+    /// `signature` says: family, model and stepping.
+    pub fn reset(signature: u64) -> Self {
+        let segment = |selector, base, rights| Segment {
+            selector,
+            base,
+            limit: REAL_MODE_LIMIT,
+            rights,
+        };
+        Self {
+            cr0: (Cr0::CD | Cr0::NW | Cr0::ET).bits(),
+            cr3: 0,
+            cr4: 0,
+            efer: 0,
+            rip: RESET_RIP,
+            rsp: 0,
+            rdi: 0,
+            rdx: signature,
+            code: segment(RESET_CODE_SELECTOR, RESET_CODE_BASE, REAL_MODE_CODE),
+            data: segment(0, 0, REAL_MODE_DATA),
+            gdt: TableRegister {
+                base: 0,
+                limit: REAL_MODE_LIMIT,
+            },
+            idt_limit: REAL_MODE_LIMIT,
+        }
+    }
+
+    /// After INIT and a start-up IPI with `page`, a page below 1 MiB.
+    pub fn start_up(signature: u64, page: u8) -> Self {
+        let mut state = Self::reset(signature);
+        state.code.selector = u16::from(page) << 8;
+        state.code.base = u64::from(page) << 12;
+        state.rip = 0;
+        state
+    }
+
     /// 64-bit mode with the page tables at `cr3` and flat segments.
     pub fn long_mode(
         rip: u64,
@@ -109,9 +160,11 @@ impl BootState {
             rip,
             rsp,
             rdi,
+            rdx: 0,
             code: flat(code, FLAT_RIGHTS | CODE_READABLE | LONG | PAGES),
             data: flat(data, FLAT_RIGHTS | DATA_WRITABLE | DEFAULT_32 | PAGES),
             gdt,
+            idt_limit: 0,
         }
     }
 }

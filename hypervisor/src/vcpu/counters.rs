@@ -25,6 +25,13 @@ impl Counters {
         }
     }
 
+    /// Adds those of another vCPU.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, count) in self.0.iter_mut().zip(other.0) {
+            *sum = sum.wrapping_add(count);
+        }
+    }
+
     /// Exits for `reason` so far.
     pub fn of(&self, reason: Reason) -> u64 {
         self.0.get(usize::from(reason.0)).copied().unwrap_or(0)

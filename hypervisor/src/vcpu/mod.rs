@@ -11,6 +11,7 @@ pub mod exit;
 #[cfg(target_os = "none")]
 mod interrupts;
 pub mod outcome;
+pub mod peers;
 #[cfg(target_os = "none")]
 pub mod run;
 pub mod snapshot;
@@ -18,14 +19,19 @@ pub mod snapshot;
 mod vmcs_state;
 
 use crate::{
-    device::{bus::Bus, x2apic::X2Apic},
-    vmx::frame::Frame,
+    device::{
+        bus::Bus,
+        x2apic::{Ipi, X2Apic},
+    },
+    vmx::frame::{Frame, Registers},
     xstate::fpstate::Fpstate,
 };
 use alloc::sync::Arc;
+use boot_state::BootState;
 use control::ControlModel;
 use counters::Counters;
 use cpuid_model::CpuidModel;
+use peers::Peers;
 use spin::Mutex;
 
 /// A virtual CPU.
@@ -50,6 +56,12 @@ pub struct Vcpu {
     pub attention: bool,
     /// TSC at which its time slice is over.
     pub slice_end: u64,
+    /// An NMI waits to be taken.
+    pub nmi: bool,
+    /// The vCPUs of its VM, by APIC ID, that must look into their inboxes.
+    pub notify: u64,
+    /// The inboxes of its VM's vCPUs.
+    pub peers: Arc<Peers>,
     /// The devices of its VM.
     pub bus: Arc<Mutex<Bus>>,
 }
@@ -62,6 +74,7 @@ impl Vcpu {
         xstate: Fpstate,
         control: ControlModel,
         apic: X2Apic,
+        peers: Arc<Peers>,
         bus: Arc<Mutex<Bus>>,
     ) -> Self {
         Self {
@@ -73,8 +86,45 @@ impl Vcpu {
             apic,
             attention: false,
             slice_end: 0,
+            nmi: false,
+            notify: 0,
+            peers,
             bus,
         }
+    }
+
+    /// Takes in what has become due or arrived since it was last looked at.
+    pub fn collect(&mut self, now: u64) {
+        if let Some(inbox) = self.peers.inbox(self.apic.id()) {
+            self.nmi |= inbox.take_interrupts(&mut self.apic);
+        }
+        self.apic.advance(now);
+    }
+
+    /// Whether the scheduler has something to do for other vCPUs, or for this one
+    /// before it can run on.
+    pub fn has_news(&self) -> bool {
+        let inbox = self.peers.inbox(self.apic.id());
+        self.notify != 0 || inbox.is_some_and(|inbox| !inbox.is_empty())
+    }
+
+    /// INIT: registers as in `boot`, and a local APIC as after reset.
+    pub fn restart(&mut self, boot: &BootState) {
+        self.frame.registers = Registers {
+            rdi: boot.rdi,
+            rdx: boot.rdx,
+            ..Registers::default()
+        };
+        self.cpuid.set_cr4(false, false);
+        self.apic.reset();
+        self.nmi = false;
+    }
+
+    /// Sends an IPI.
+    pub fn send(&mut self, ipi: Ipi) {
+        let own = self.apic.id();
+        self.notify |= self.peers.post(ipi, own) & !(1 << own);
+        self.attention = true;
     }
 }
 

@@ -46,8 +46,13 @@ pub enum Leave {
     Interrupted,
     /// A console line waits to be shown.
     Line,
-    /// It waits for an interrupt.
-    Halted,
+    /// It waits for an interrupt, or only for an NMI.
+    Halted {
+        /// Whether its interrupts are on.
+        interruptible: bool,
+    },
+    /// Other vCPUs are to be notified.
+    Notify,
     /// Its container must grow by these components before the instruction can
     /// be executed.
     Grow(XFeatures),
@@ -76,7 +81,7 @@ impl End {
 pub enum Fault {
     /// An exception while a double fault was delivered.
     TripleFault,
-    /// HLT with nothing that could ever wake the vCPU.
+    /// All vCPUs halt, or wait to be started, with nothing that could ever wake one.
     HaltedForEver,
     /// An access outside the VM's memory.
     NoMemoryAt {

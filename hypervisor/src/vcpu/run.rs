@@ -10,7 +10,7 @@ use super::{
     Vcpu,
     boot_state::BootState,
     exit::{self, Report},
-    interrupts::{ACTIVE, Interrupts},
+    interrupts::Interrupts,
     outcome::{End, Exception, Fault, Leave, Outcome},
     snapshot::Snapshot,
     vmcs_state,
@@ -97,7 +97,7 @@ impl Runner {
         ept_pointer: u64,
         boot: &BootState,
     ) -> Result<Box<Self>, VmxError> {
-        vcpu.frame.registers.rdi = boot.rdi;
+        (vcpu.frame.registers.rdi, vcpu.frame.registers.rdx) = (boot.rdi, boot.rdx);
         let mut msr_bitmap = Box::new(MsrBitmap::intercept_all());
         for msr in PASSED_THROUGH {
             msr_bitmap.pass_through(msr);
@@ -122,7 +122,7 @@ impl Runner {
         vmcs.write(field::MSR_BITMAP, bitmap.0);
         vmcs.write(field::HOST_RSP, host_rsp);
         vmcs.write(field::HOST_RIP, entry::exit_point());
-        vmcs_state::write_controls(&mut vmcs, vmx, boot);
+        vmcs_state::write_controls(&mut vmcs, vmx);
         vmcs_state::write_guest_state(&mut vmcs, boot, control);
         // An operator may have set XFD before the guest ever could.
         if let Some(interception) = runner.vcpu.xstate.new_interception() {
@@ -159,12 +159,12 @@ impl Runner {
         tables: &Tables,
         mut outgoing: Option<&mut Self>,
     ) -> Result<(), End> {
-        let before = outgoing.as_mut().map(|outgoing| &mut outgoing.vcpu.xstate);
-        cpu.make_current(before, &mut self.vcpu.xstate)
-            .map_err(|_| End::Fault(Fault::XstateLost))?;
-        if let Some(outgoing) = outgoing {
+        if let Some(outgoing) = &mut outgoing {
             outgoing.switched.save();
         }
+        let before = outgoing.map(|outgoing| &mut outgoing.vcpu.xstate);
+        cpu.make_current(before, &mut self.vcpu.xstate)
+            .map_err(|_| End::Fault(Fault::XstateLost))?;
         self.switched.load();
         let mut vmcs = self.vmcs.load();
         if self.home != Some(index) {
@@ -185,31 +185,43 @@ impl Runner {
         self.vcpu.frame.launched = false;
     }
 
-    /// Gives the vCPU a time slice of `ticks` of the TSC from here on, and lets it
-    /// take the interrupts that became pending in the meantime.
+    /// Gives the vCPU the CPU until the TSC is `end`, and lets it take the
+    /// interrupts that became pending in the meantime.
     ///
     /// It was switched in on this CPU.
-    pub fn begin_slice(&mut self, ticks: u64) {
-        self.vcpu.slice_end = tsc::now().wrapping_add(ticks);
+    pub fn begin_slice(&mut self, end: u64) {
+        self.vcpu.slice_end = end;
         // SAFETY: between `switch_in` and the next one, this VMCS is current.
         let mut vmcs = unsafe { self.vmcs.assume_loaded() };
         self.interrupts.attend(&mut vmcs, &mut self.vcpu, true);
     }
 
-    /// Lets the CPU halt in this vCPU's stead until the TSC is `until`, or
-    /// something wants the CPU.
+    /// INIT: the vCPU is as after reset, but for its extended state and MSRs. With a
+    /// `page`, a start-up IPI followed. It was switched in on this CPU.
     ///
-    /// It was switched in on this CPU and left its run loop halted.
-    pub fn idle(&mut self, cpu: &mut Cpu, until: u64) {
-        self.vcpu.slice_end = until;
-        // SAFETY: as above.
+    /// # Errors
+    /// Its container was left on another CPU.
+    pub fn restart(&mut self, cpu: &mut Cpu, page: Option<u8>) -> Result<(), End> {
+        const SIGNATURE_LEAF: u32 = 1;
+        let lost = |_| End::Fault(Fault::XstateLost);
+        let container = &mut self.vcpu.xstate;
+        cpu.park(container).map_err(lost)?;
+        container
+            .init_signal()
+            .map_err(|_| End::Fault(Fault::XstateLost))?;
+        cpu.make_current(None, container).map_err(lost)?;
+        Switched::init_signal();
+        let signature = u64::from(self.vcpu.cpuid.lookup(SIGNATURE_LEAF, 0).eax);
+        let boot = match page {
+            None => BootState::reset(signature),
+            Some(page) => BootState::start_up(signature, page),
+        };
+        self.vcpu.restart(&boot);
+        let control = self.vcpu.control;
+        // SAFETY: between `switch_in` and the next one, this VMCS is current.
         let mut vmcs = unsafe { self.vmcs.assume_loaded() };
-        self.interrupts.halt(&mut vmcs, &mut self.vcpu);
-        // Whatever ends it, the scheduler looks again who can run.
-        let _ = self.run(cpu);
-        // SAFETY: as above.
-        let mut vmcs = unsafe { self.vmcs.assume_loaded() };
-        vmcs.write(field::GUEST_ACTIVITY_STATE, ACTIVE);
+        vmcs_state::write_guest_state(&mut vmcs, &boot, control);
+        Ok(())
     }
 
     /// Runs the guest until something wants the scheduler.
@@ -343,6 +355,10 @@ unsafe extern "sysv64" fn on_exit(frame: *mut Frame) -> bool {
     }
     if vcpu.attention {
         runner.interrupts.attend(&mut vmcs, vcpu, skipped);
+        if vcpu.has_news() {
+            runner.leave = Leave::Notify;
+            return false;
+        }
     }
     cpu.before_entry(&mut vcpu.xstate);
     true

@@ -20,19 +20,13 @@ use crate::{
 };
 use x86_64::registers::control::{Cr0, Cr3, Cr4};
 
-/// The controls, for a guest that begins at `boot`.
-pub(super) fn write_controls(vmcs: &mut Loaded<'_>, vmx: &Vmx, boot: &BootState) {
+/// The controls.
+pub(super) fn write_controls(vmcs: &mut Loaded<'_>, vmx: &Vmx) {
     vmcs.write(field::PIN_BASED_CONTROLS, vmx.pin_based);
     vmcs.write(field::PRIMARY_CONTROLS, vmx.primary);
     vmcs.write(field::SECONDARY_CONTROLS, vmx.secondary.bits());
     vmcs.write(field::EXIT_CONTROLS, vmx.exit);
-    let long_mode = boot.efer & boot_state::EFER_LMA != 0;
-    let guest_mode = if long_mode {
-        EntryControls::GUEST_IA32E
-    } else {
-        EntryControls::empty()
-    };
-    vmcs.write(field::ENTRY_CONTROLS, vmx.entry | guest_mode.bits());
+    vmcs.write(field::ENTRY_CONTROLS, vmx.entry);
     if vmx.secondary.contains(Secondary::XSAVES) {
         vmcs.write(field::XSS_EXITING_BITMAP, 0);
     }
@@ -46,7 +40,6 @@ pub(super) fn write_controls(vmcs: &mut Loaded<'_>, vmx: &Vmx, boot: &BootState)
         field::EXIT_MSR_STORE_COUNT,
         field::EXIT_MSR_LOAD_COUNT,
         field::ENTRY_MSR_LOAD_COUNT,
-        field::ENTRY_INTERRUPTION_INFO,
     ] {
         vmcs.write(zero, 0);
     }
@@ -80,8 +73,15 @@ const LDT_SEGMENT: SegmentFields =
 const TASK_SEGMENT: SegmentFields =
     (field::GUEST_TR_SELECTOR, field::GUEST_TR_BASE, field::GUEST_TR_LIMIT, field::GUEST_TR_ACCESS_RIGHTS);
 
-/// The guest's registers at its first instruction.
+/// The guest's registers at its first instruction, or after INIT.
 pub(super) fn write_guest_state(vmcs: &mut Loaded<'_>, boot: &BootState, control: ControlModel) {
+    let mut entry = EntryControls::from_bits_retain(vmcs.read(field::ENTRY_CONTROLS));
+    entry.set(
+        EntryControls::GUEST_IA32E,
+        boot.efer & boot_state::EFER_LMA != 0,
+    );
+    vmcs.write(field::ENTRY_CONTROLS, entry.bits());
+    vmcs.write(field::ENTRY_INTERRUPTION_INFO, 0);
     vmcs.write(field::CR0_GUEST_HOST_MASK, control.cr0_owned());
     vmcs.write(field::CR0_READ_SHADOW, boot.cr0);
     vmcs.write(field::GUEST_CR0, control.hardware_cr0(boot.cr0));
@@ -97,7 +97,7 @@ pub(super) fn write_guest_state(vmcs: &mut Loaded<'_>, boot: &BootState, control
     vmcs.write(field::GUEST_GDTR_BASE, boot.gdt.base);
     vmcs.write(field::GUEST_GDTR_LIMIT, boot.gdt.limit);
     vmcs.write(field::GUEST_IDTR_BASE, 0);
-    vmcs.write(field::GUEST_IDTR_LIMIT, 0);
+    vmcs.write(field::GUEST_IDTR_LIMIT, boot.idt_limit);
     vmcs.write(field::GUEST_CR3, boot.cr3);
     vmcs.write(field::GUEST_EFER, boot.efer);
     vmcs.write(field::GUEST_PAT, PAT_AT_RESET);

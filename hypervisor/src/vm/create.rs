@@ -2,7 +2,7 @@
 //! then take memory. A VM that cannot be made is refused with the reason, and
 //! the others go on.
 
-use super::Vm;
+use super::{Totals, Vm, thread::Thread};
 use crate::{
     cpu::tsc,
     device::{bus::Bus, x2apic::X2Apic},
@@ -16,6 +16,7 @@ use crate::{
         boot_state::{BootState, TableRegister},
         control::ControlModel,
         cpuid_model::{CpuidModel, check::Missing, supported::Topology},
+        peers::{MOST_VCPUS, Peers},
         run::{self, Runner},
     },
     vmx::capabilities::{Vmx, VmxError},
@@ -31,7 +32,7 @@ use crate::{
     },
 };
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
-use core::fmt;
+use core::{cell::Cell, fmt, sync::atomic::AtomicBool};
 use guest_loader::{Entry, bundle};
 use raw_cpuid::CpuIdReader;
 use spin::Mutex;
@@ -46,6 +47,8 @@ pub struct Factory<'a, C> {
     pub vmx: &'a Vmx,
     /// CPUs of the machine.
     pub cpus: usize,
+    /// VPIDs that were given away; zero is the hypervisor's own.
+    pub vpids: Cell<u16>,
 }
 
 /// Why a VM was not made.
@@ -67,7 +70,7 @@ pub enum CreateError {
     Placement(OutsideMemory),
     /// Its control structure.
     Vmx(VmxError),
-    /// It has more than one vCPU.
+    /// It has more vCPUs than there can be.
     Vcpus(u32),
     /// It is pinned to a CPU that is not there.
     Cpu {
@@ -99,7 +102,12 @@ impl fmt::Display for CreateError {
             Self::Memory(error) => write!(f, "memory: {error:?}"),
             Self::Placement(error) => write!(f, "image: {error}"),
             Self::Vmx(error) => write!(f, "{error}"),
-            Self::Vcpus(vcpus) => write!(f, "{vcpus} vCPUs were asked for; one is supported"),
+            Self::Vcpus(vcpus) => {
+                write!(
+                    f,
+                    "{vcpus} vCPUs were asked for; a VM can have {MOST_VCPUS}"
+                )
+            }
             Self::Cpu { cpu, cpus } => {
                 write!(f, "it is pinned to CPU {cpu}, and the machine has {cpus}")
             }
@@ -109,29 +117,23 @@ impl fmt::Display for CreateError {
 }
 
 impl<C: CpuIdReader> Factory<'_, C> {
-    /// Makes the `number`th VM of the machine.
+    /// Makes a VM: its vCPUs.
     ///
     /// # Errors
     /// The reason; nothing is kept of it.
-    pub fn create(&self, number: usize, vm: &bundle::Vm<'_>) -> Result<Box<Vm>, CreateError> {
+    pub fn create(&self, vm: &bundle::Vm<'_>) -> Result<Vec<Box<Thread>>, CreateError> {
         let config = &vm.config;
-        if config.vcpus != 1 {
+        if config.vcpus > MOST_VCPUS {
             return Err(CreateError::Vcpus(config.vcpus));
         }
-        let pinned = config.cpus.first().copied();
-        if let Some(cpu) = pinned.filter(|cpu| *cpu as usize >= self.cpus) {
+        if let Some(&cpu) = config.cpus.iter().find(|cpu| **cpu as usize >= self.cpus) {
             return Err(CreateError::Cpu {
                 cpu,
                 cpus: self.cpus,
             });
         }
-        // Zero is the hypervisor's own.
-        let vpid = u16::try_from(number + 1).map_err(|_| CreateError::Vpid)?;
         let plan = guest_loader::plan(vm.image, config.memory, &config.cmdline)
             .map_err(CreateError::Image)?;
-        let bus = Arc::new(Mutex::new(Bus::default()));
-        let vcpu = self.vcpu(&config.xstate, vm.state, bus.clone())?;
-
         let mut memory =
             GuestMemory::new(config.memory, self.vmx.ept_pages).map_err(CreateError::Memory)?;
         for (gpa, bytes) in &plan.copies {
@@ -139,26 +141,34 @@ impl<C: CpuIdReader> Factory<'_, C> {
                 .write(Gpa(*gpa), bytes)
                 .map_err(CreateError::Placement)?;
         }
-        let slice = self.ticks_per_microsecond() * u64::from(config.slice_us);
-        let boot = boot_state(plan.entry);
-        let runner = Runner::new(vcpu, self.vmx, vpid, memory.ept_pointer(), &boot)
-            .map_err(CreateError::Vmx)?;
-        Ok(Box::new(Vm {
+        let pin = |number: u32| config.cpus.get(number as usize).copied();
+        let shared = Arc::new(Vm {
             name: config.name.as_str().into(),
-            runner,
-            pinned,
-            slice,
-            halted: false,
+            slice: tsc::ticks_per_microsecond(&self.cpuid) * u64::from(config.slice_us),
             memory,
-            bus,
-        }))
-    }
-
-    /// TSC ticks in a microsecond, by a guess where the CPU does not tell: it
-    /// decides how long slices are, and nothing else.
-    fn ticks_per_microsecond(&self) -> u64 {
-        const GUESS: u64 = 2000;
-        tsc::ticks_per_second(&self.cpuid).map_or(GUESS, |ticks| ticks.div_ceil(1_000_000))
+            bus: Arc::new(Mutex::new(Bus::default())),
+            peers: Arc::new(Peers::new((0..config.vcpus).map(pin))),
+            ended: AtomicBool::new(false),
+            totals: Mutex::new(Totals::default()),
+        });
+        let boot = boot_state(plan.entry);
+        (0..config.vcpus)
+            .map(|number| {
+                let topology = Topology {
+                    vcpus: config.vcpus,
+                    apic_id: number,
+                };
+                // The image's state is that of the vCPU that begins.
+                let state = vm.state.filter(|_| number == 0);
+                let vcpu = self.vcpu(&config.xstate, state, topology, &shared)?;
+                let vpid = self.vpids.get().checked_add(1).ok_or(CreateError::Vpid)?;
+                self.vpids.set(vpid);
+                let runner = Runner::new(vcpu, self.vmx, vpid, shared.memory.ept_pointer(), &boot)
+                    .map_err(CreateError::Vmx)?;
+                let thread = Thread::new(shared.clone(), number, runner, pin(number));
+                Ok(Box::new(thread))
+            })
+            .collect()
     }
 
     /// Rules xs-01, xs-02 and xs-04: permission, CPUID, then the container.
@@ -166,7 +176,8 @@ impl<C: CpuIdReader> Factory<'_, C> {
         &self,
         xstate: &bundle::XstateDescription,
         state: Option<(bundle::StateRegisters, &[u8])>,
-        bus: Arc<Mutex<Bus>>,
+        topology: Topology,
+        vm: &Vm,
     ) -> Result<Vcpu, CreateError> {
         let request = Request {
             vector: match xstate.vector {
@@ -191,10 +202,6 @@ impl<C: CpuIdReader> Factory<'_, C> {
         };
         let mut permission =
             Permission::check(self.layout, &request).map_err(CreateError::Permission)?;
-        let topology = Topology {
-            vcpus: 1,
-            apic_id: 0,
-        };
         let supported = CpuidModel::supported(&self.cpuid, self.layout, &permission, topology);
         let (mut cpuid, offer) = supported
             .changed(self.layout, &permission, &[])
@@ -219,7 +226,15 @@ impl<C: CpuIdReader> Factory<'_, C> {
         }
         cpuid.set_xstate(xstate.xcr0(), xstate.xss());
         let apic = X2Apic::new(topology.apic_id, tsc::ticks_per_crystal_tick(&self.cpuid));
-        Ok(Vcpu::new(run::frame(), cpuid, xstate, control, apic, bus))
+        Ok(Vcpu::new(
+            run::frame(),
+            cpuid,
+            xstate,
+            control,
+            apic,
+            vm.peers.clone(),
+            vm.bus.clone(),
+        ))
     }
 }
 

@@ -1,45 +1,60 @@
-//! A virtual machine: what it was configured as, its memory, its vCPU, its end.
+//! A virtual machine: what it was configured as, its memory, its end.
 
 #[cfg(target_os = "none")]
 pub mod create;
 #[cfg(target_os = "none")]
 pub mod report;
+#[cfg(target_os = "none")]
+pub mod thread;
 
 #[cfg(target_os = "none")]
 mod machine {
     use crate::{
-        device::bus::Bus, memory::guest::GuestMemory, platform::console, vcpu::run::Runner,
+        device::bus::Bus,
+        memory::guest::GuestMemory,
+        platform::console,
+        vcpu::{counters::Counters, peers::Peers},
     };
-    use alloc::{boxed::Box, string::String, sync::Arc};
+    use alloc::{string::String, sync::Arc};
+    use core::sync::atomic::{AtomicBool, Ordering};
     use spin::Mutex;
 
-    /// A VM that was created and not yet ended; what it owns is given back when
-    /// it is dropped.
+    /// A VM that was created. Its vCPUs share it, and what it owns is given back
+    /// when the last of them has gone.
     pub struct Vm {
         /// Unique on the machine; the console's prefix.
         pub name: String,
-        /// Its vCPU. Before the memory, so that nothing translates through tables
-        /// that are gone.
-        pub runner: Box<Runner>,
-        /// The CPU it may run on; any, if none.
-        pub pinned: Option<u32>,
         /// TSC ticks of a time slice.
         pub slice: u64,
-        /// Whether it waits for its timer.
-        pub halted: bool,
         /// Its memory.
         pub memory: GuestMemory,
         /// Its devices.
         pub bus: Arc<Mutex<Bus>>,
+        /// The inboxes of its vCPUs.
+        pub peers: Arc<Peers>,
+        /// Whether it has ended: none of its vCPUs runs on.
+        pub ended: AtomicBool,
+        /// What its vCPUs did that have gone.
+        pub totals: Mutex<Totals>,
+    }
+
+    /// Sums over vCPUs, and the worst of them.
+    #[derive(Default)]
+    pub struct Totals {
+        /// Exits.
+        pub counters: Counters,
+        /// How often a vCPU went to another CPU.
+        pub moves: u64,
+        /// How often a vCPU got a CPU.
+        pub turns: u64,
+        /// TSC ticks that one waited at most for a CPU, when it could have run.
+        pub longest_wait: u64,
     }
 
     impl Vm {
-        /// TSC at which it can run on; zero if it can now.
-        pub fn wake(&mut self) -> u64 {
-            match self.halted {
-                true => self.runner.vcpu().apic.deadline().unwrap_or(0),
-                false => 0,
-            }
+        /// Whether it has ended.
+        pub fn has_ended(&self) -> bool {
+            self.ended.load(Ordering::Acquire)
         }
 
         /// Shows a console line that is complete.
@@ -57,4 +72,4 @@ mod machine {
     }
 }
 #[cfg(target_os = "none")]
-pub use machine::Vm;
+pub use machine::{Totals, Vm};

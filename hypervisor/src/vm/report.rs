@@ -1,6 +1,9 @@
 //! What a person reads of a VM: its status while it runs, and its end.
 
-use super::Vm;
+use super::{
+    Vm,
+    thread::{Thread, Waits},
+};
 use crate::{
     memory::{
         address::Gpa,
@@ -14,34 +17,55 @@ use core::fmt;
 /// Bytes at RIP that a report shows: the longest instruction has 15.
 const CODE_BYTES: usize = 16;
 
-/// Says that `vm` runs, and where; the answer to an operator who asks.
-pub fn status(vm: &mut Vm) {
-    let rip = vm.runner.snapshot().rip;
-    say!("VM {:?} vCPU 0 running at RIP {rip:#x}", vm.name);
-    say!("VM {:?} exits: {}", vm.name, vm.runner.vcpu().counters);
+/// Says what the vCPU of `thread` does, and where; the answer to an operator who
+/// asks.
+pub fn status(thread: &mut Thread) {
+    let (rip, number) = (thread.runner.snapshot().rip, thread.number);
+    let what = match thread.waits {
+        Waits::Cpu => "running",
+        Waits::Event { .. } => "halted",
+        Waits::StartUp => "not started",
+    };
+    let name = &thread.vm.name;
+    say!("VM {name:?} vCPU {number} {what} at RIP {rip:#x}");
+    say!(
+        "VM {name:?} vCPU {number} exits: {}",
+        thread.runner.vcpu().counters
+    );
 }
 
-/// Says how `vm` ended, and where if not by its own wish.
-pub fn ended(vm: &mut Vm, end: End) {
+/// Says how the VM of `thread` ended, and where if not by its own wish.
+pub fn ended(thread: &mut Thread, end: End) {
+    let name = &thread.vm.name;
     match end {
-        End::Code(0) => say!("VM {:?} ended with success", vm.name),
-        End::Code(code) => say!("VM {:?} ended with code {code}", vm.name),
-        End::Fault(fault) => crashed(vm, fault),
-    }
-    say!("VM {:?} exits: {}", vm.name, vm.runner.vcpu().counters);
-    if vm.runner.moves() > 0 {
-        say!(
-            "VM {:?} went to another CPU {} times",
-            vm.name,
-            vm.runner.moves()
-        );
+        End::Code(0) => say!("VM {name:?} ended with success"),
+        End::Code(code) => say!("VM {name:?} ended with code {code}"),
+        End::Fault(fault) => crashed(thread, fault),
     }
 }
 
-fn crashed(vm: &mut Vm, fault: Fault) {
-    say!("VM {:?} was ended: {fault}", vm.name);
-    let state = vm.runner.snapshot();
-    let r = vm.runner.vcpu().frame.registers;
+/// Says what the vCPUs of `vm` did in all.
+pub fn totals(vm: &Vm, ticks_per_us: u64) {
+    let totals = vm.totals.lock();
+    say!("VM {:?} exits: {}", vm.name, totals.counters);
+    say!(
+        "VM {:?} got a CPU {} times, and waited for one at most {} us; went to another {} times",
+        vm.name,
+        totals.turns,
+        totals.longest_wait / ticks_per_us,
+        totals.moves
+    );
+}
+
+fn crashed(thread: &mut Thread, fault: Fault) {
+    say!(
+        "VM {:?} was ended: {fault} (vCPU {})",
+        thread.vm.name,
+        thread.number
+    );
+    let vm = thread.vm.clone();
+    let state = thread.runner.snapshot();
+    let r = thread.runner.vcpu().frame.registers;
     say!(
         "  exit reason {:#x}, qualification {:#x}",
         state.reason,
@@ -90,7 +114,7 @@ fn crashed(vm: &mut Vm, fault: Fault) {
     say!(
         "  bytes at rip:{}",
         Code {
-            vm,
+            vm: &vm,
             paging: state.paging,
             linear: state.code_base.wrapping_add(state.rip)
         }

@@ -169,6 +169,9 @@ impl EventInfo {
     const VALID: u32 = 1 << 31;
     const ERROR_CODE: u32 = 1 << 11;
 
+    /// An NMI for injection.
+    pub const NMI: Self = Self(Self::VALID | 2 << 8 | 2);
+
     /// An exception of the processor for injection; with an error code where
     /// the vector has one.
     pub const fn exception(vector: u8, has_error_code: bool) -> Self {

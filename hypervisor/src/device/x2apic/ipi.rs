@@ -14,6 +14,10 @@ pub struct Ipi {
 pub enum IpiKind {
     /// An interrupt with this vector.
     Fixed(u8),
+    /// An interrupt with this vector for one of the targets.
+    LowestPriority(u8),
+    /// An interrupt with this vector that a device holds up until its end.
+    Level(u8),
     /// An NMI.
     Nmi,
     /// INIT.
@@ -35,4 +39,49 @@ pub enum IpiTarget {
     AllWithSelf,
     /// All but the sender.
     AllButSelf,
+}
+
+impl IpiTarget {
+    /// Whether the APIC with ID `id` is among them, for an IPI of the APIC with
+    /// ID `sender`.
+    pub fn includes(self, id: u32, sender: u32) -> bool {
+        match self {
+            Self::Physical(target) => target == id || target == u32::MAX,
+            Self::Logical(u32::MAX) | Self::AllWithSelf => true,
+            Self::Logical(target) => {
+                let own = logical_id(id);
+                target >> 16 == own >> 16 && target & own & 0xffff != 0
+            }
+            Self::SelfOnly => sender == id,
+            Self::AllButSelf => sender != id,
+        }
+    }
+}
+
+/// The logical ID that x2APIC mode derives from the ID (SDM Vol. 3, "Deriving
+/// Logical x2APIC ID from the Local x2APIC ID").
+pub(super) fn logical_id(id: u32) -> u32 {
+    id >> 4 << 16 | 1 << (id & 0xf)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_match_by_id_cluster_and_sender() {
+        let includes = |target: IpiTarget, sender| target.includes(0x13, sender);
+        assert!(includes(IpiTarget::Physical(0x13), 0));
+        assert!(includes(IpiTarget::Physical(u32::MAX), 0));
+        assert!(!includes(IpiTarget::Physical(3), 0));
+        assert!(includes(IpiTarget::Logical(1 << 16 | 0b1100), 0));
+        assert!(!includes(IpiTarget::Logical(2 << 16 | 0b1000), 0));
+        assert!(!includes(IpiTarget::Logical(1 << 16 | 0b0100), 0));
+        assert!(includes(IpiTarget::Logical(u32::MAX), 0));
+        assert!(includes(IpiTarget::AllWithSelf, 0x13));
+        assert!(!includes(IpiTarget::AllButSelf, 0x13));
+        assert!(includes(IpiTarget::AllButSelf, 0));
+        assert!(includes(IpiTarget::SelfOnly, 0x13));
+        assert!(!includes(IpiTarget::SelfOnly, 0));
+    }
 }

@@ -55,6 +55,8 @@ pub enum Effect {
     None,
     /// An IPI to send.
     Send(Ipi),
+    /// The interrupt that a device holds up on this vector has been served.
+    EndOfLevel(u8),
     /// The timer was set or stopped, or an interrupt may have become
     /// deliverable.
     Changed,
@@ -78,6 +80,8 @@ pub struct X2Apic {
     lvt: [u32; LVT_ENTRIES],
     request: Vectors,
     in_service: Vectors,
+    /// Which of them a device holds up until their end.
+    level: Vectors,
     errors: Errors,
     error_status: Errors,
     command: u64,
@@ -100,6 +104,7 @@ impl X2Apic {
             lvt: [LVT_MASKED; LVT_ENTRIES],
             request: Vectors::default(),
             in_service: Vectors::default(),
+            level: Vectors::default(),
             errors: Errors::empty(),
             error_status: Errors::empty(),
             command: 0,
@@ -110,15 +115,14 @@ impl X2Apic {
         }
     }
 
+    /// INIT: as after power-up, with the same ID and in the same mode.
+    pub fn reset(&mut self) {
+        *self = Self::new(self.id, self.bus_ratio);
+    }
+
     /// Its ID.
     pub fn id(&self) -> u32 {
         self.id
-    }
-
-    /// The logical ID that x2APIC mode derives from the ID (SDM Vol. 3, "Deriving
-    /// Logical x2APIC ID from the Local x2APIC ID").
-    fn logical_id(&self) -> u32 {
-        self.id >> 4 << 16 | 1 << (self.id & 0xf)
     }
 
     /// RDMSR of register `FIRST_MSR + offset`.
@@ -131,11 +135,10 @@ impl X2Apic {
             reg::VERSION => VERSION,
             reg::TASK_PRIORITY => u32::from(self.task_priority),
             reg::PROCESSOR_PRIORITY => u32::from(self.processor_priority()),
-            reg::LOGICAL_DESTINATION => self.logical_id(),
+            reg::LOGICAL_DESTINATION => ipi::logical_id(self.id),
             reg::SPURIOUS => self.spurious,
             reg::IN_SERVICE..reg::TRIGGER_MODE => self.in_service.word(offset - reg::IN_SERVICE),
-            // Every interrupt here is edge-triggered.
-            reg::TRIGGER_MODE..reg::REQUEST => 0,
+            reg::TRIGGER_MODE..reg::REQUEST => self.level.word(offset - reg::TRIGGER_MODE),
             reg::REQUEST..reg::ERROR_STATUS => self.request.word(offset - reg::REQUEST),
             reg::ERROR_STATUS => self.error_status.bits(),
             reg::COMMAND => return Ok(self.command),
@@ -163,6 +166,9 @@ impl X2Apic {
             reg::EOI if value == 0 => {
                 if let Some(vector) = self.in_service.highest() {
                     self.in_service.set(vector, false);
+                    if self.level.contains(vector) {
+                        return Ok(Effect::EndOfLevel(vector));
+                    }
                 }
             }
             reg::SPURIOUS if value & !SPURIOUS_WRITABLE == 0 => {
@@ -183,7 +189,7 @@ impl X2Apic {
                 }
             }
             reg::DIVIDE if value & !0b1011 == 0 => self.divide = value,
-            reg::SELF_IPI if value <= 0xff => self.accept(value as u8),
+            reg::SELF_IPI if value <= 0xff => self.accept(value as u8, false),
             _ => return Err(Refused),
         }
         Ok(Effect::Changed)
@@ -204,26 +210,13 @@ impl X2Apic {
         }
     }
 
-    /// Makes an interrupt pending.
-    pub fn accept(&mut self, vector: u8) {
+    /// Makes an interrupt pending, which a device may hold up until its end.
+    pub fn accept(&mut self, vector: u8, level: bool) {
         if vector < FIRST_VECTOR {
             self.report_error(Errors::RECEIVE_ILLEGAL_VECTOR);
         } else {
             self.request.set(vector, true);
-        }
-    }
-
-    /// Whether an IPI to `target` from the APIC with ID `sender` is for this one.
-    pub fn is_target(&self, target: IpiTarget, sender: u32) -> bool {
-        match target {
-            IpiTarget::Physical(id) => id == self.id || id == u32::MAX,
-            IpiTarget::Logical(u32::MAX) | IpiTarget::AllWithSelf => true,
-            IpiTarget::Logical(id) => {
-                let own = self.logical_id();
-                id >> 16 == own >> 16 && id & own & 0xffff != 0
-            }
-            IpiTarget::SelfOnly => sender == self.id,
-            IpiTarget::AllButSelf => sender != self.id,
+            self.level.set(vector, level);
         }
     }
 
@@ -239,7 +232,7 @@ impl X2Apic {
         };
         let entry = self.lvt_entry(reg::LVT_TIMER);
         if entry & LVT_MASKED == 0 {
-            self.accept(entry as u8);
+            self.accept(entry as u8, false);
         }
         self.deadline = match self.timer_mode() {
             TimerMode::Periodic => {
@@ -332,9 +325,8 @@ impl X2Apic {
                 self.report_error(Errors::SEND_ILLEGAL_VECTOR);
                 return Ok(Effect::Changed);
             }
-            // Lowest priority: any of the targets may take it, so all that match do
-            // not have to; the first is as good as another.
-            0 | 1 => IpiKind::Fixed(vector),
+            0 => IpiKind::Fixed(vector),
+            1 => IpiKind::LowestPriority(vector),
             4 => IpiKind::Nmi,
             // INIT de-assert has no effect on CPUs with an x2APIC.
             5 if value & 1 << 14 == 0 => return Ok(Effect::None),
@@ -408,12 +400,12 @@ mod tests {
     #[test]
     fn the_highest_vector_above_the_priority_is_delivered() {
         let mut apic = enabled();
-        apic.accept(0x31);
-        apic.accept(0x52);
+        apic.accept(0x31, false);
+        apic.accept(0x52, false);
         assert_eq!(apic.deliverable(), Some(0x52));
         apic.deliver(0x52);
         assert_eq!(apic.deliverable(), None);
-        apic.accept(0x61);
+        apic.accept(0x61, false);
         assert_eq!(apic.deliverable(), Some(0x61));
         apic.set_cr8(6);
         assert_eq!((apic.cr8(), apic.deliverable()), (6, None));
@@ -428,7 +420,7 @@ mod tests {
     #[test]
     fn a_disabled_apic_delivers_nothing_and_masks_its_timer() {
         let mut apic = X2Apic::new(0, 1);
-        apic.accept(0x40);
+        apic.accept(0x40, false);
         assert_eq!(apic.deliverable(), None);
         assert_eq!(apic.write(reg::LVT_TIMER, 0x40, 0), Ok(Effect::Changed));
         assert_eq!(apic.read(reg::LVT_TIMER, 0), Ok(0x1_0040));
@@ -499,18 +491,6 @@ mod tests {
         assert_eq!(send(0x8_0400), ipi(IpiKind::Nmi, IpiTarget::AllWithSelf));
         assert_eq!(send(0x500), Ok(Effect::None));
         assert_eq!(send(1 << 20), Err(Refused));
-    }
-
-    #[test]
-    fn targets_match_by_id_cluster_and_sender() {
-        let apic = X2Apic::new(0x13, 1);
-        assert!(apic.is_target(IpiTarget::Physical(0x13), 0));
-        assert!(apic.is_target(IpiTarget::Physical(u32::MAX), 0));
-        assert!(!apic.is_target(IpiTarget::Physical(3), 0));
-        assert!(apic.is_target(IpiTarget::Logical(1 << 16 | 0b1100), 0));
-        assert!(!apic.is_target(IpiTarget::Logical(2 << 16 | 0b1000), 0));
-        assert!(!apic.is_target(IpiTarget::AllButSelf, 0x13));
-        assert!(apic.is_target(IpiTarget::SelfOnly, 0x13));
     }
 
     proptest! {

@@ -13,6 +13,11 @@ impl Vectors {
         }
     }
 
+    /// Whether `vector` is in it.
+    pub(super) fn contains(&self, vector: u8) -> bool {
+        self.word(u32::from(vector / 32)) & 1 << (vector % 32) != 0
+    }
+
     /// The highest vector in it.
     pub(super) fn highest(&self) -> Option<u8> {
         let (index, word) = (0_u8..).zip(self.0).filter(|(_, word)| *word != 0).last()?;

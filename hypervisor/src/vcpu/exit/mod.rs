@@ -67,7 +67,7 @@ pub fn dispatch<R: XRegisters>(
         Reason::XSETBV => xsetbv::handle(vcpu, cpu),
         Reason::EXCEPTION_OR_NMI => exception::handle(vcpu, cpu, report.interruption()),
         Reason::PREEMPTION_TIMER => time::timer(vcpu, report.now()),
-        Reason::INTERRUPT_WINDOW => time::window(vcpu),
+        Reason::INTERRUPT_WINDOW | Reason::NMI_WINDOW => time::window(vcpu),
         Reason::EXTERNAL_INTERRUPT => Outcome::Leave(Leave::Interrupted),
         Reason::CR_ACCESS => {
             control::handle(vcpu, CrAccess::decode(report.qualification()), report)

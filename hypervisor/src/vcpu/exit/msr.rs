@@ -3,7 +3,7 @@
 use super::{Report, xstate_outcome};
 use crate::{
     cpu::msr::Msr,
-    device::x2apic::{Effect, FIRST_MSR, Ipi, IpiKind, LAST_MSR},
+    device::x2apic::{Effect, FIRST_MSR, LAST_MSR},
     vcpu::{
         Vcpu,
         outcome::{Exception, Outcome},
@@ -18,10 +18,18 @@ use crate::{
 /// guest acts on. Without it Linux takes FSRM for a lie of CPUID.
 const MISC_ENABLE_FAST_STRINGS: u64 = 1 << 0;
 
-/// x2APIC mode, enabled, on the boot processor, at the usual address: what
-/// firmware with more than 255 CPUs hands over. It cannot be changed, because
-/// xAPIC mode is not there to go back to.
-const APIC_BASE: u64 = 0xfee0_0000 | 1 << 11 | 1 << 10 | 1 << 8;
+/// x2APIC mode, enabled, at the usual address: what firmware with more than 255
+/// CPUs hands over. It cannot be changed, because xAPIC mode is not there to go
+/// back to.
+const APIC_BASE: u64 = 0xfee0_0000 | 1 << 11 | 1 << 10;
+const APIC_BASE_BOOT_PROCESSOR: u64 = 1 << 8;
+
+fn apic_base(vcpu: &Vcpu) -> u64 {
+    match vcpu.apic.id() {
+        0 => APIC_BASE | APIC_BASE_BOOT_PROCESSOR,
+        _ => APIC_BASE,
+    }
+}
 
 #[inline(always)]
 pub(super) fn read<R: XRegisters>(
@@ -68,7 +76,7 @@ fn model(vcpu: &Vcpu, msr: Msr, report: &impl Report) -> Option<u64> {
         // Not writable: the guest's TSC is the machine's, which others see too.
         Msr::IA32_TSC => Some(report.now()),
         Msr::IA32_TSC_DEADLINE => Some(vcpu.apic.tsc_deadline()),
-        Msr::IA32_APIC_BASE => Some(APIC_BASE),
+        Msr::IA32_APIC_BASE => Some(apic_base(vcpu)),
         Msr::IA32_MISC_ENABLE => Some(MISC_ENABLE_FAST_STRINGS),
         // No microcode update was ever loaded.
         Msr::IA32_BIOS_SIGN_ID => Some(0),
@@ -84,8 +92,13 @@ fn change(vcpu: &mut Vcpu, msr: Msr, value: u64, report: &impl Report) -> Option
                 .apic
                 .write(number - FIRST_MSR, value, report.now())
                 .ok()?;
-            if let Effect::Send(ipi) = effect {
-                send(vcpu, ipi);
+            match effect {
+                Effect::Send(ipi) => vcpu.send(ipi),
+                Effect::EndOfLevel(vector) => {
+                    let again = vcpu.bus.lock().end_of_interrupt(vector);
+                    again.into_iter().for_each(|ipi| vcpu.send(ipi));
+                }
+                Effect::None | Effect::Changed => {}
             }
             vcpu.attention = true;
         }
@@ -93,7 +106,7 @@ fn change(vcpu: &mut Vcpu, msr: Msr, value: u64, report: &impl Report) -> Option
             vcpu.apic.set_tsc_deadline(value);
             vcpu.attention = true;
         }
-        Msr::IA32_APIC_BASE => return (value == APIC_BASE).then_some(()),
+        Msr::IA32_APIC_BASE => return (value == apic_base(vcpu)).then_some(()),
         Msr::IA32_MISC_ENABLE => {}
         // Zero is written before the microcode revision is read (SDM Vol. 3,
         // "Determining the Signature").
@@ -101,13 +114,4 @@ fn change(vcpu: &mut Vcpu, msr: Msr, value: u64, report: &impl Report) -> Option
         _ => return None,
     }
     Some(())
-}
-
-/// Delivers an IPI. A VM has one vCPU, so it goes to the sender or nowhere.
-fn send(vcpu: &mut Vcpu, ipi: Ipi) {
-    if let IpiKind::Fixed(vector) = ipi.kind
-        && vcpu.apic.is_target(ipi.to, vcpu.apic.id())
-    {
-        vcpu.apic.accept(vector);
-    }
 }

@@ -3,13 +3,17 @@
 use super::{Report, dispatch};
 use crate::{
     cpu::msr::Msr,
-    device::{bus::Bus, x2apic::X2Apic},
+    device::{
+        bus::Bus,
+        x2apic::{IpiKind, X2Apic},
+    },
     memory::{address::Gpa, walk::Paging},
     vcpu::{
         Vcpu,
         control::{ControlModel, Cr0, Cr4},
         cpuid_model::{CpuidModel, supported::Topology},
         outcome::{End, Exception, Fault, Leave, Outcome},
+        peers::Peers,
     },
     vmx::{
         exit::{EventInfo, Reason},
@@ -114,6 +118,7 @@ impl Machine {
             xstate,
             control,
             X2Apic::new(0, 1),
+            Arc::new(Peers::new([None; 2].into_iter())),
             bus,
         );
         Self { layout, cpu, vcpu }
@@ -353,19 +358,45 @@ fn a_halt_waits_only_for_what_can_come() {
         now: 1000,
         ..Reported::default()
     };
-    assert_eq!(machine.plain(Reason::HLT), ended(Fault::HaltedForEver));
-    assert_eq!(machine.exit(Reason::HLT, on), ended(Fault::HaltedForEver));
+    let halted = |interruptible| Outcome::SkipAndLeave(Leave::Halted { interruptible });
+    assert_eq!(machine.plain(Reason::HLT), halted(false));
+    assert_eq!(machine.exit(Reason::HLT, on), halted(true));
     for (register, value) in [(0x80f, 0x1ff), (0x832, 2 << 17 | 0x40), (0x6e0, 2000)] {
         assert_eq!(machine.wrmsr(Msr(register), value), Outcome::Skip);
     }
-    assert_eq!(
-        machine.exit(Reason::HLT, on),
-        Outcome::SkipAndLeave(Leave::Halted)
-    );
+    assert_eq!(machine.exit(Reason::HLT, on), halted(true));
     machine.vcpu.attention = false;
     let later = Reported { now: 2000, ..on };
+    let with_interrupts_off = Reported { rflags: 0, ..later };
+    assert_eq!(
+        machine.exit(Reason::HLT, with_interrupts_off),
+        halted(false)
+    );
     assert_eq!(machine.exit(Reason::HLT, later), Outcome::Skip);
     assert!(machine.vcpu.attention);
+
+    let mut other = Machine::new(XfdErrPolicy::Intercept, Allocation::Static);
+    other.vcpu.peers.inboxes()[0].post(IpiKind::Nmi);
+    assert_eq!(other.plain(Reason::HLT), Outcome::Skip);
+    assert!(other.vcpu.nmi);
+}
+
+#[test]
+fn ipis_go_to_inboxes_and_ask_for_notification_of_others() {
+    const COMMAND: Msr = Msr(0x830);
+    let mut machine = machine();
+    let peers = machine.vcpu.peers.clone();
+    assert_eq!(machine.wrmsr(COMMAND, 1 << 32 | 0x40), Outcome::Skip);
+    assert!(!peers.inboxes()[1].is_empty() && peers.inboxes()[0].is_empty());
+    assert_eq!(machine.vcpu.notify, 0b10);
+    assert!(machine.vcpu.attention && machine.vcpu.has_news());
+    machine.vcpu.notify = 0;
+    // INIT to itself is for the scheduler.
+    assert_eq!(machine.wrmsr(COMMAND, 0x4500), Outcome::Skip);
+    assert_eq!(machine.vcpu.notify, 0);
+    assert!(machine.vcpu.has_news());
+    assert!(peers.inboxes()[0].take_signals().init);
+    assert!(!machine.vcpu.has_news());
 }
 
 #[test]

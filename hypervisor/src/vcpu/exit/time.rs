@@ -14,7 +14,7 @@ pub(super) fn timer(vcpu: &mut Vcpu, now: u64) -> Outcome {
     Outcome::Resume
 }
 
-/// The guest can take the interrupt that waits.
+/// The guest can take the interrupt or NMI that waits.
 pub(super) fn window(vcpu: &mut Vcpu) -> Outcome {
     vcpu.attention = true;
     Outcome::Resume
