@@ -69,10 +69,10 @@ impl Pool {
     /// Takes in the vCPUs of a VM that was created.
     pub fn add(&self, threads: impl Iterator<Item = Box<Thread>>) {
         self.alive.fetch_add(1, Relaxed);
-        for thread in threads {
-            // Every CPU looks before it halts for the first time.
-            self.give_back(thread);
-        }
+        let mut queue = self.queue.lock();
+        queue.extend(threads);
+        // Every CPU looks before it halts for the first time.
+        self.waiting.store(queue.len(), SeqCst);
     }
 
     /// Counts a VM that could not be created, or failed.
@@ -128,10 +128,20 @@ impl Pool {
         };
     }
 
-    /// The APIC ID of an idle CPU on which a vCPU with this pin may run.
+    /// The APIC ID of an idle CPU on which a vCPU with this pin may run. It counts
+    /// as busy from now on, so that the next vCPU gets another one.
     pub(super) fn idle_cpu(&self, pinned: Option<u32>) -> Option<u32> {
-        let idle = self.idle.load(SeqCst) & pinned.map_or(u64::MAX, |cpu| 1 << cpu);
-        (idle != 0).then(|| self.apic_id(idle.trailing_zeros() as u16))
+        let allowed = pinned.map_or(u64::MAX, |cpu| 1 << cpu);
+        loop {
+            let idle = self.idle.load(SeqCst) & allowed;
+            let bit = idle & idle.wrapping_neg();
+            if bit == 0 {
+                return None;
+            }
+            if self.idle.fetch_and(!bit, SeqCst) & bit != 0 {
+                return Some(self.apic_id(bit.trailing_zeros() as u16));
+            }
+        }
     }
 
     /// What CPU `index` does next, with `current` on it. First come those that woke
@@ -182,15 +192,19 @@ impl Pool {
         }
     }
 
-    /// Takes in `thread`. The APIC ID of an idle CPU that should have it.
+    /// Takes in `thread`. The APIC ID of an idle CPU that should have it, now or when
+    /// its time comes.
     pub(super) fn give_back(&self, mut thread: Box<Thread>) -> Option<u32> {
         let pinned = thread.pinned;
-        let ready = thread.wake(tsc::now()) == Wake::Now;
+        let wake = thread.wake(tsc::now());
         let mut queue = self.queue.lock();
         queue.push_back(thread);
         self.waiting.store(queue.len(), SeqCst);
         drop(queue);
-        self.idle_cpu(pinned).filter(|_| ready)
+        match wake {
+            Wake::Now | Wake::At(_) => self.idle_cpu(pinned),
+            Wake::OnEvent => None,
+        }
     }
 
     /// Takes out the waiting vCPUs of `vm`.

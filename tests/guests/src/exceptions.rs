@@ -27,7 +27,7 @@ pub static RESUME: AtomicU64 = AtomicU64::new(0);
 static RAISED: AtomicU64 = AtomicU64::new(NONE);
 /// Called for #NM outside a trial.
 static ON_NM: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
-/// Called for interrupts, vectors from 32 on.
+/// Called for NMIs, and for interrupts, vectors from 32 on.
 static ON_INTERRUPT: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 /// Where the IDT of the running payload is.
 static IDT: spin_free::Table = spin_free::Table::new();
@@ -39,7 +39,7 @@ mod spin_free {
 
     pub(super) struct Table(UnsafeCell<InterruptDescriptorTable>);
 
-    // SAFETY: a payload has one CPU, and no exception handler touches the table.
+    // SAFETY: written while the payload has one CPU, and read by the CPUs alone.
     unsafe impl Sync for Table {}
 
     impl Table {
@@ -106,9 +106,11 @@ unsafe extern "C" fn stubs() {
 
 /// The first vector that is not an exception's.
 const FIRST_INTERRUPT: u64 = 32;
+/// The vector of NMIs.
+pub const NMI: u64 = 2;
 
 extern "C" fn handle(frame: &mut Frame) {
-    if frame.vector >= FIRST_INTERRUPT {
+    if frame.vector >= FIRST_INTERRUPT || frame.vector == NMI {
         let handler = ON_INTERRUPT.load(Ordering::Relaxed);
         assert!(
             !handler.is_null(),
@@ -147,6 +149,7 @@ pub fn install() {
         let table: &mut InterruptDescriptorTable = &mut *table;
         table.divide_error.set_handler_addr(stub(0));
         table.debug.set_handler_addr(stub(1));
+        table.non_maskable_interrupt.set_handler_addr(stub(NMI));
         table.breakpoint.set_handler_addr(stub(3));
         table.invalid_opcode.set_handler_addr(stub(UD));
         table.device_not_available.set_handler_addr(stub(NM));
@@ -162,8 +165,14 @@ pub fn install() {
         for vector in FIRST_INTERRUPT as u8..=u8::MAX {
             table[vector].set_handler_addr(stub(u64::from(vector)));
         }
-        table.load_unsafe();
     }
+    load();
+}
+
+/// Makes the exceptions of another CPU of the payload arrive here too.
+pub fn load() {
+    // SAFETY: the table was filled before there was a second CPU, and lives for ever.
+    unsafe { (*IDT.get()).load_unsafe() };
 }
 
 /// Calls `handler` for each #NM from now on; the instruction is then retried.
@@ -171,7 +180,7 @@ pub fn on_nm(handler: fn()) {
     ON_NM.store(handler as *mut (), Ordering::Relaxed);
 }
 
-/// Calls `handler` with the vector of each interrupt from now on.
+/// Calls `handler` with the vector of each interrupt and NMI from now on.
 pub fn on_interrupt(handler: fn(u8)) {
     ON_INTERRUPT.store(handler as *mut (), Ordering::Relaxed);
 }

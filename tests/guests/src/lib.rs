@@ -6,10 +6,12 @@
 
 #![no_std]
 
+pub mod apic;
 pub mod area;
 pub mod console;
 pub mod exceptions;
 pub mod processor;
 pub mod report;
+pub mod smp;
 pub mod start;
 pub mod tiles;
