@@ -1,12 +1,20 @@
-//! The ports of a VM, and what an access to them does outside the VM.
+//! The ports and the devices in memory of a VM, and what an access to them does
+//! outside.
 
-use super::{uart::Uart, x2apic::Ipi};
+use super::{
+    ioapic::{self, IoApic},
+    uart::Uart,
+    x2apic::Ipi,
+};
+use crate::memory::address::Gpa;
 use crate::vmx::exit::PortAccess;
 use alloc::{boxed::Box, vec::Vec};
 
 /// First port of the guest's console, as on every PC.
 const UART: u16 = 0x3f8;
 const UART_LAST: u16 = UART + Uart::PORTS - 1;
+/// Its input of the I/O APIC, as on every PC.
+const UART_PIN: usize = 4;
 /// A write here ends the VM with the value written.
 const EXIT: u16 = 0xf4;
 /// Longest console line; a longer one is shown in pieces.
@@ -24,9 +32,15 @@ pub enum Effect {
     End(u32),
 }
 
+/// Whether a device answers at `gpa`, where there is no memory.
+pub fn is_device(gpa: Gpa) -> bool {
+    (ioapic::BASE..ioapic::BASE + ioapic::BYTES).contains(&gpa.0)
+}
+
 /// The devices of one VM.
 pub struct Bus {
     uart: Uart,
+    ioapic: IoApic,
     line: Vec<u8>,
 }
 
@@ -34,6 +48,7 @@ impl Default for Bus {
     fn default() -> Self {
         Self {
             uart: Uart::default(),
+            ioapic: IoApic::default(),
             // Room for any line, so that output never allocates.
             line: Vec::with_capacity(LINE_BYTES),
         }
@@ -41,10 +56,11 @@ impl Default for Bus {
 }
 
 impl Bus {
-    /// OUT of the low `bytes` of `value`. A port without a device swallows it.
-    /// A device of byte registers sees a wide access as consecutive bytes.
-    pub fn write(&mut self, access: PortAccess, value: u32) -> Effect {
-        match access.port {
+    /// OUT of the low `bytes` of `value`, and the interrupt that comes of it. A port
+    /// without a device swallows it. A device of byte registers sees a wide access as
+    /// consecutive bytes.
+    pub fn write(&mut self, access: PortAccess, value: u32) -> (Effect, Option<Ipi>) {
+        let effect = match access.port {
             UART..=UART_LAST => {
                 let mut effect = Effect::None;
                 for (offset, byte) in (access.port - UART..).zip(bytes(access, value)) {
@@ -54,23 +70,50 @@ impl Bus {
                         effect = Effect::Line;
                     }
                 }
-                effect
+                return (effect, self.update_lines());
             }
             EXIT => Effect::End(value & mask(access)),
             _ => Effect::None,
-        }
+        };
+        (effect, None)
     }
 
     /// IN; a port without a device reads as all ones, like a bus that floats.
     #[must_use]
-    pub fn read(&self, access: PortAccess) -> u32 {
+    pub fn read(&mut self, access: PortAccess) -> u32 {
         let value = match access.port {
-            UART..=UART_LAST => (0..u16::from(access.bytes))
-                .map(|byte| u32::from(self.uart.read(access.port - UART + byte)) << (8 * byte))
-                .sum(),
+            UART..=UART_LAST => {
+                let value = (0..u16::from(access.bytes))
+                    .map(|byte| u32::from(self.uart.read(access.port - UART + byte)) << (8 * byte))
+                    .sum();
+                // A read only ends interrupts.
+                let _ = self.update_lines();
+                value
+            }
             _ => u32::MAX,
         };
         value & mask(access)
+    }
+
+    /// A read of 32 bits of the device at `gpa`.
+    #[must_use]
+    pub fn read_memory(&self, gpa: Gpa) -> u32 {
+        self.ioapic.read(gpa.0.wrapping_sub(ioapic::BASE))
+    }
+
+    /// A write of 32 bits to the device at `gpa`, and the interrupt that comes of it.
+    pub fn write_memory(&mut self, gpa: Gpa, value: u32) -> Option<Ipi> {
+        self.ioapic.write(gpa.0.wrapping_sub(ioapic::BASE), value)
+    }
+
+    /// Takes a byte of the operator's input, and gives the interrupt that comes of it.
+    pub fn receive(&mut self, byte: u8) -> Option<Ipi> {
+        self.uart.receive(byte);
+        self.update_lines()
+    }
+
+    fn update_lines(&mut self) -> Option<Ipi> {
+        self.ioapic.set_line(UART_PIN, self.uart.line())
     }
 
     /// The bytes of the finished or overlong line, without its line end.
@@ -88,12 +131,12 @@ impl Bus {
     /// The interrupt that comes at once after the end of the one on `vector`,
     /// because a device still holds it up.
     pub fn end_of_interrupt(&mut self, vector: u8) -> Option<Ipi> {
-        None
+        self.ioapic.end_of_interrupt(vector)
     }
 
-    /// Whether a device could ever interrupt the guest by itself.
+    /// Whether the operator could interrupt the guest.
     pub fn can_interrupt(&self) -> bool {
-        false
+        self.uart.listens() && self.ioapic.is_open(UART_PIN)
     }
 
     /// Takes a byte of output; says whether the line is to be shown.
@@ -123,6 +166,7 @@ fn bytes(access: PortAccess, value: u32) -> impl Iterator<Item = u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::x2apic::{IpiKind, IpiTarget};
 
     fn access(port: u16, bytes: u8, input: bool) -> PortAccess {
         PortAccess {
@@ -136,7 +180,7 @@ mod tests {
     #[test]
     fn a_line_is_complete_at_its_end_or_when_too_long() {
         let mut bus = Bus::default();
-        let mut out = |byte: u8| bus.write(access(UART, 1, false), u32::from(byte));
+        let mut out = |byte: u8| bus.write(access(UART, 1, false), u32::from(byte)).0;
         assert_eq!(
             [out(b'h'), out(b'i'), out(b'\r'), out(b'\n')],
             [Effect::None, Effect::None, Effect::None, Effect::Line]
@@ -144,9 +188,9 @@ mod tests {
         assert_eq!(&*bus.take_line(), b"hi");
         assert!(!bus.has_partial_line());
         for _ in 0..LINE_BYTES - 1 {
-            assert_eq!(bus.write(access(UART, 1, false), 0x61), Effect::None);
+            assert_eq!(bus.write(access(UART, 1, false), 0x61).0, Effect::None);
         }
-        assert_eq!(bus.write(access(UART, 1, false), 0x61), Effect::Line);
+        assert_eq!(bus.write(access(UART, 1, false), 0x61).0, Effect::Line);
         assert_eq!(bus.take_line().len(), LINE_BYTES);
     }
 
@@ -154,15 +198,15 @@ mod tests {
     fn the_exit_port_gives_the_code_in_its_width() {
         let mut bus = Bus::default();
         assert_eq!(
-            bus.write(access(EXIT, 1, false), 0x1234_5600),
+            bus.write(access(EXIT, 1, false), 0x1234_5600).0,
             Effect::End(0)
         );
         assert_eq!(
-            bus.write(access(EXIT, 2, false), 0x1234_5600),
+            bus.write(access(EXIT, 2, false), 0x1234_5600).0,
             Effect::End(0x5600)
         );
         assert_eq!(
-            bus.write(access(EXIT, 4, false), 0x1234_5600),
+            bus.write(access(EXIT, 4, false), 0x1234_5600).0,
             Effect::End(0x1234_5600)
         );
     }
@@ -170,7 +214,7 @@ mod tests {
     #[test]
     fn ports_without_a_device_float() {
         let mut bus = Bus::default();
-        assert_eq!(bus.write(access(0x80, 4, false), 7), Effect::None);
+        assert_eq!(bus.write(access(0x80, 4, false), 7).0, Effect::None);
         assert_eq!(
             [1, 2, 4].map(|bytes| bus.read(access(0x510, bytes, true))),
             [0xff, 0xffff, 0xffff_ffff]
@@ -180,8 +224,34 @@ mod tests {
     #[test]
     fn wide_accesses_reach_consecutive_registers() {
         let mut bus = Bus::default();
-        assert_eq!(bus.write(access(UART + 6, 2, false), 0x5a00), Effect::None);
+        assert_eq!(
+            bus.write(access(UART + 6, 2, false), 0x5a00).0,
+            Effect::None
+        );
         assert_eq!(bus.read(access(UART + 6, 2, true)), 0x5ab0);
         assert_eq!(bus.read(access(UART + 7, 4, true)) & 0xff, 0x5a);
+    }
+
+    #[test]
+    fn input_interrupts_through_the_io_apic() {
+        let mut bus = Bus::default();
+        assert!(!bus.can_interrupt());
+        // Input 4 to vector 0x34 of APIC 0; the UART's OUT2 and receiver interrupt.
+        assert!(is_device(Gpa(ioapic::BASE)) && !is_device(Gpa(ioapic::BASE - 1)));
+        assert_eq!(bus.write_memory(Gpa(ioapic::BASE), 0x18), None);
+        assert_eq!(bus.write_memory(Gpa(ioapic::BASE + 0x10), 0x34), None);
+        assert_eq!(bus.read_memory(Gpa(ioapic::BASE + 0x10)), 0x34);
+        assert_eq!(bus.write(access(UART + 4, 1, false), 0x08).1, None);
+        assert_eq!(bus.write(access(UART + 1, 1, false), 0x01).1, None);
+        assert!(bus.can_interrupt());
+        let sent = Some(Ipi {
+            kind: IpiKind::Fixed(0x34),
+            to: IpiTarget::Physical(0),
+        });
+        assert_eq!(bus.receive(b'a'), sent);
+        assert_eq!(bus.receive(b'b'), None);
+        assert_eq!(bus.read(access(UART, 1, true)), u32::from(b'a'));
+        assert_eq!(bus.read(access(UART, 1, true)), u32::from(b'b'));
+        assert_eq!(bus.receive(b'c'), sent);
     }
 }

@@ -3,5 +3,6 @@
 //! Devices are values: registers as plain data, accesses in, effects out.
 
 pub mod bus;
+pub mod ioapic;
 pub mod uart;
 pub mod x2apic;

@@ -18,7 +18,7 @@ use crate::{
         run::Cpu,
     },
     vm::{
-        report,
+        code, report,
         thread::{Thread, Waits},
     },
     vmx::root,
@@ -222,6 +222,12 @@ impl Scheduler {
                 }
                 Leave::Notify => {}
                 Leave::Line => thread.vm.show_line(),
+                Leave::Device(gpa) => {
+                    if let Err(end) = code::access_device(thread, gpa) {
+                        return Stop::Ends(end);
+                    }
+                    self.notify(thread);
+                }
                 Leave::Halted { interruptible } => {
                     return match thread.wait_for(Waits::Event { interruptible }) {
                         false => Stop::Waits,

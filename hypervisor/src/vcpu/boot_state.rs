@@ -94,7 +94,8 @@ const CR4_PAE: u64 = 1 << 5;
 const FLAT_RIGHTS: u32 = 1 << 7 | 1 << 4 | 1;
 const CODE_READABLE: u32 = 0b1010;
 const DATA_WRITABLE: u32 = 0b0010;
-const LONG: u32 = 1 << 13;
+/// Access rights of a segment of 64-bit code.
+pub(super) const LONG: u32 = 1 << 13;
 const DEFAULT_32: u32 = 1 << 14;
 const PAGES: u32 = 1 << 15;
 

@@ -8,6 +8,7 @@ pub mod control;
 pub mod counters;
 pub mod cpuid_model;
 pub mod exit;
+pub mod instruction;
 #[cfg(target_os = "none")]
 mod interrupts;
 pub mod outcome;

@@ -46,6 +46,8 @@ pub enum Leave {
     Interrupted,
     /// A console line waits to be shown.
     Line,
+    /// It accesses a device in memory.
+    Device(Gpa),
     /// It waits for an interrupt, or only for an NMI.
     Halted {
         /// Whether its interrupts are on.
@@ -89,6 +91,11 @@ pub enum Fault {
         gpa: Gpa,
         /// What the CPU reports of the access.
         qualification: u64,
+    },
+    /// A device in memory, accessed by something else than a MOV of 32 bits.
+    DeviceAccess {
+        /// Where.
+        gpa: Gpa,
     },
     /// An INS or OUTS.
     StringIo {
@@ -134,6 +141,10 @@ impl fmt::Display for Fault {
                     "{access} at guest-physical {gpa}, where there is no memory"
                 )
             }
+            Self::DeviceAccess { gpa } => write!(
+                f,
+                "the device at guest-physical {gpa} is accessed by an instruction that is not emulated"
+            ),
             Self::StringIo { port } => {
                 write!(f, "string I/O on port {port:#x}, which is not emulated")
             }

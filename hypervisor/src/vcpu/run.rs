@@ -8,7 +8,7 @@
 
 use super::{
     Vcpu,
-    boot_state::BootState,
+    boot_state::{self, BootState},
     exit::{self, Report},
     interrupts::Interrupts,
     outcome::{End, Exception, Fault, Leave, Outcome},
@@ -259,12 +259,22 @@ impl Runner {
         cpu.make_current(None, container).map_err(lost)
     }
 
+    /// Moves RIP behind an instruction of `bytes` that was executed for the guest. The
+    /// vCPU was switched in on this CPU.
+    pub fn skip(&mut self, bytes: u64) {
+        // SAFETY: between `switch_in` and the next one, this VMCS is current.
+        let mut vmcs = unsafe { self.vmcs.assume_loaded() };
+        let rip = vmcs.read(field::GUEST_RIP);
+        vmcs.write(field::GUEST_RIP, rip.wrapping_add(bytes));
+    }
+
     /// Where the guest is, for a report. Makes its VMCS current.
     pub fn snapshot(&mut self) -> Snapshot {
         let vmcs = self.vmcs.load();
         Snapshot {
             rip: vmcs.read(field::GUEST_RIP),
             code_base: vmcs.read(field::GUEST_CS_BASE),
+            long_mode: vmcs.read(field::GUEST_CS_ACCESS_RIGHTS) & boot_state::LONG != 0,
             rsp: vmcs.read(field::GUEST_RSP),
             rflags: vmcs.read(field::GUEST_RFLAGS),
             paging: FromVmcs(&vmcs).control(),

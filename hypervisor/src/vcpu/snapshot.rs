@@ -9,6 +9,8 @@ pub struct Snapshot {
     pub rip: u64,
     /// Linear base of CS, to which RIP is relative.
     pub code_base: u64,
+    /// Whether the code is 64-bit code.
+    pub long_mode: bool,
     /// RSP.
     pub rsp: u64,
     /// RFLAGS.
@@ -19,4 +21,11 @@ pub struct Snapshot {
     pub reason: u32,
     /// The exit qualification.
     pub qualification: u64,
+}
+
+impl Snapshot {
+    /// The linear address of the instruction.
+    pub fn instruction(&self) -> u64 {
+        self.code_base.wrapping_add(self.rip)
+    }
 }

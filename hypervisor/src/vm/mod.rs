@@ -1,6 +1,8 @@
 //! A virtual machine: what it was configured as, its memory, its end.
 
 #[cfg(target_os = "none")]
+pub mod code;
+#[cfg(target_os = "none")]
 pub mod create;
 #[cfg(target_os = "none")]
 pub mod report;

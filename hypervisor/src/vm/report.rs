@@ -1,21 +1,14 @@
 //! What a person reads of a VM: its status while it runs, and its end.
 
 use super::{
-    Vm,
+    Vm, code,
     thread::{Thread, Waits},
 };
 use crate::{
-    memory::{
-        address::Gpa,
-        walk::{self, Paging},
-    },
     say,
     vcpu::outcome::{End, Fault},
 };
 use core::fmt;
-
-/// Bytes at RIP that a report shows: the longest instruction has 15.
-const CODE_BYTES: usize = 16;
 
 /// Says what the vCPU of `thread` does, and where; the answer to an operator who
 /// asks.
@@ -113,42 +106,21 @@ fn crashed(thread: &mut Thread, fault: Fault) {
     );
     say!(
         "  bytes at rip:{}",
-        Code {
-            vm: &vm,
-            paging: state.paging,
-            linear: state.code_base.wrapping_add(state.rip)
-        }
+        Bytes(code::at(&vm.memory, state.paging, state.instruction()))
     );
 }
 
-/// The guest's bytes at a linear address, as far as they are mapped.
-struct Code<'a> {
-    vm: &'a Vm,
-    paging: Paging,
-    linear: u64,
-}
+/// Bytes, as far as they could be read.
+struct Bytes<const N: usize>([Option<u8>; N]);
 
-impl fmt::Display for Code<'_> {
+impl<const N: usize> fmt::Display for Bytes<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let byte = |linear| {
-            let gpa = walk::translate(self.paging, linear, |gpa| self.read_u64(gpa))?;
-            let mut byte = [0];
-            self.vm.memory.read(gpa, &mut byte).ok().map(|()| byte[0])
-        };
-        for offset in 0..CODE_BYTES as u64 {
-            match byte(self.linear.wrapping_add(offset)) {
+        for byte in self.0 {
+            match byte {
                 Some(byte) => write!(f, " {byte:02x}")?,
                 None => return f.write_str(" (not mapped)"),
             }
         }
         Ok(())
-    }
-}
-
-impl Code<'_> {
-    fn read_u64(&self, gpa: Gpa) -> Option<u64> {
-        let mut bytes = [0; 8];
-        self.vm.memory.read(gpa, &mut bytes).ok()?;
-        Some(u64::from_le_bytes(bytes))
     }
 }

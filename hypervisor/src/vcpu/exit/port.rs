@@ -27,7 +27,12 @@ pub(super) fn handle(vcpu: &mut Vcpu, access: PortAccess) -> Outcome {
         };
         return Outcome::Skip;
     }
-    match bus.write(access, *rax as u32) {
+    let (effect, interrupt) = bus.write(access, *rax as u32);
+    drop(bus);
+    if let Some(interrupt) = interrupt {
+        vcpu.send(interrupt);
+    }
+    match effect {
         Effect::None => Outcome::Skip,
         Effect::Line => Outcome::SkipAndLeave(Leave::Line),
         Effect::End(code) => Outcome::SkipAndLeave(Leave::Ended(End::Code(code))),
