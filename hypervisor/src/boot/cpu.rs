@@ -78,9 +78,13 @@ pub fn own(index: u16, apic: Apic, stacks: &InterruptStacks) -> Result<Owned, Un
     vmx.enter().map_err(Unfit::Vmx)?;
     let layout = Layout::from_cpuid(&cpuid).map_err(Unfit::Layout)?;
     // SAFETY: the hypervisor itself uses no x87 or vector instruction, so this
-    // only lets it save and restore what guests use.
+    // only lets it save and restore what guests use; and it needs no memory that is
+    // not cached. Entries to guests leave the two bits for caches as they are here.
     unsafe {
-        Cr0::update(|cr0| cr0.remove(Cr0Flags::TASK_SWITCHED | Cr0Flags::EMULATE_COPROCESSOR));
+        Cr0::update(|cr0| {
+            cr0.remove(Cr0Flags::TASK_SWITCHED | Cr0Flags::EMULATE_COPROCESSOR);
+            cr0.remove(Cr0Flags::CACHE_DISABLE | Cr0Flags::NOT_WRITE_THROUGH);
+        });
         Cr4::update(|cr4| cr4.insert(Cr4Flags::OSXSAVE));
     }
     // SAFETY: the layout is this CPU's, CR4.OSXSAVE is set and CR0.TS clear for

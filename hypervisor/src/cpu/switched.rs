@@ -76,6 +76,22 @@ impl Switched {
     }
 }
 
+/// Adds `causes` to DR6 as a debug exception does: bits 0 to 3 say which breakpoints,
+/// the rest adds up (SDM Vol. 3, "Debug Status Register (DR6)").
+pub fn add_debug_causes(causes: u64) {
+    const BREAKPOINTS: u64 = 0xf;
+    const ADDS_UP: u64 = 0b111 << 13;
+    // Zero says that it happened inside a transaction.
+    const OUTSIDE_TRANSACTION: u64 = 1 << 16;
+    let mut dr6: u64;
+    // SAFETY: the register is the guest's, and what is written has no reserved bit.
+    unsafe {
+        asm!("mov {}, dr6", out(reg) dr6, options(nomem, nostack, preserves_flags));
+        dr6 = dr6 & !BREAKPOINTS | causes & (BREAKPOINTS | ADDS_UP) | OUTSIDE_TRANSACTION;
+        asm!("mov dr6, {}", in(reg) dr6, options(nomem, nostack, preserves_flags));
+    }
+}
+
 fn load_registers(cr2: u64, dr: [u64; 4], dr6: u64) {
     // SAFETY: the hypervisor takes no page fault that it reads CR2 for after this,
     // and a VM exit loads DR7 with breakpoints off.

@@ -17,6 +17,8 @@ pub mod peers;
 pub mod run;
 pub mod snapshot;
 #[cfg(target_os = "none")]
+mod vmcs_report;
+#[cfg(target_os = "none")]
 mod vmcs_state;
 
 use crate::{

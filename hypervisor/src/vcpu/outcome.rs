@@ -17,6 +17,13 @@ pub enum Outcome {
     Skip,
     /// Deliver an exception at the instruction.
     Inject(Exception),
+    /// Deliver #DB.
+    InjectDebug {
+        /// What to add to DR6.
+        causes: u64,
+        /// Behind the instruction, which is INT1.
+        behind: bool,
+    },
     /// Behind the instruction, with other MSRs and exceptions intercepted.
     Intercept(Interception),
     /// Execute the MOV to CR0 again: with this read shadow the CPU does the rest.
@@ -177,6 +184,16 @@ pub struct Exception {
 }
 
 impl Exception {
+    /// #DB
+    pub const DEBUG: Self = Self {
+        vector: 1,
+        error_code: None,
+    };
+    /// #AC(0)
+    pub const ALIGNMENT_CHECK: Self = Self {
+        vector: 17,
+        error_code: Some(0),
+    };
     /// #UD
     pub const INVALID_OPCODE: Self = Self {
         vector: 6,

@@ -9,15 +9,19 @@
 use super::{
     Vcpu,
     boot_state::{self, BootState},
-    exit::{self, Report},
+    exit::{self, Report as _},
     interrupts::Interrupts,
     outcome::{End, Exception, Fault, Leave, Outcome},
     snapshot::Snapshot,
+    vmcs_report::FromVmcs,
     vmcs_state,
 };
 use crate::{
-    cpu::{msr::Msr, switched::Switched, tables::Tables, tsc},
-    memory::walk::Paging,
+    cpu::{
+        msr::Msr,
+        switched::{self, Switched},
+        tables::Tables,
+    },
     vmx::{
         capabilities::{Vmx, VmxError},
         entry::{self, Left},
@@ -66,6 +70,10 @@ unsafe impl Send for Runner {}
 pub fn frame() -> Frame {
     Frame::new(on_exit)
 }
+
+/// Exceptions that exit whatever the guest does (`exit/exception.rs`).
+pub(super) const ALWAYS_INTERCEPTED: u32 =
+    1 << Exception::DEBUG.vector | 1 << Exception::ALIGNMENT_CHECK.vector;
 
 /// MSRs that belong to the guest while it runs: the hypervisor never uses them,
 /// or VM entry and exit exchange them.
@@ -278,42 +286,9 @@ impl Runner {
             rsp: vmcs.read(field::GUEST_RSP),
             rflags: vmcs.read(field::GUEST_RFLAGS),
             paging: FromVmcs(&vmcs).control(),
+            delivering: EventInfo(vmcs.read(field::IDT_VECTORING_INFO)).is_valid(),
             reason: vmcs.read(field::EXIT_REASON),
             qualification: vmcs.read(field::EXIT_QUALIFICATION),
-        }
-    }
-}
-
-/// What the handlers ask is read from the current VMCS.
-struct FromVmcs<'a, 'b>(&'a Loaded<'b>);
-
-impl Report for FromVmcs<'_, '_> {
-    #[inline(always)]
-    fn qualification(&self) -> u64 {
-        self.0.read(field::EXIT_QUALIFICATION)
-    }
-    #[inline(always)]
-    fn interruption(&self) -> EventInfo {
-        EventInfo(self.0.read(field::EXIT_INTERRUPTION_INFO))
-    }
-    fn guest_physical_address(&self) -> u64 {
-        self.0.read(field::GUEST_PHYSICAL_ADDRESS)
-    }
-    fn now(&self) -> u64 {
-        tsc::now()
-    }
-    fn rflags(&self) -> u64 {
-        self.0.read(field::GUEST_RFLAGS)
-    }
-    fn rsp(&self) -> u64 {
-        self.0.read(field::GUEST_RSP)
-    }
-    fn control(&self) -> Paging {
-        Paging {
-            cr0: self.0.read(field::GUEST_CR0),
-            cr3: self.0.read(field::GUEST_CR3),
-            cr4: self.0.read(field::GUEST_CR4),
-            efer: self.0.read(field::GUEST_EFER),
         }
     }
 }
@@ -344,6 +319,12 @@ unsafe extern "sysv64" fn on_exit(frame: *mut Frame) -> bool {
         }
         Outcome::Resume => {}
         Outcome::Inject(exception) => inject(&mut vmcs, exception),
+        Outcome::InjectDebug { causes, behind } => {
+            if behind {
+                skip(&mut vmcs);
+            }
+            inject_debug(&mut vmcs, causes);
+        }
         Outcome::Intercept(interception) => {
             skip(&mut vmcs);
             intercept(&mut vmcs, &mut runner.msr_bitmap, interception);
@@ -390,14 +371,25 @@ fn inject(vmcs: &mut Loaded<'_>, exception: Exception) {
     vmcs.write(field::ENTRY_INTERRUPTION_INFO, exception.info().0);
 }
 
+#[cold]
+fn inject_debug(vmcs: &mut Loaded<'_>, causes: u64) {
+    // SDM Vol. 3, "Debug Control Register (DR7)": the exception clears it.
+    const GENERAL_DETECT: u64 = 1 << 13;
+    switched::add_debug_causes(causes);
+    let dr7 = vmcs.read(field::GUEST_DR7);
+    vmcs.write(field::GUEST_DR7, dr7 & !GENERAL_DETECT);
+    inject(vmcs, Exception::DEBUG);
+}
+
 /// Rules xs-07, xs-08, xs-09: which accesses and exceptions exit from now on.
 #[cold]
 fn intercept(vmcs: &mut Loaded<'_>, bitmap: &mut MsrBitmap, interception: Interception) {
-    const NM: u32 = 1 << Exception::DEVICE_NOT_AVAILABLE.vector;
+    let exceptions = if interception.nm {
+        ALWAYS_INTERCEPTED | 1 << Exception::DEVICE_NOT_AVAILABLE.vector
+    } else {
+        ALWAYS_INTERCEPTED
+    };
     bitmap.set_intercepted(Msr::IA32_XFD, interception.xfd);
     bitmap.set_intercepted(Msr::IA32_XFD_ERR, interception.xfd_err);
-    vmcs.write(
-        field::EXCEPTION_BITMAP,
-        if interception.nm { NM } else { 0 },
-    );
+    vmcs.write(field::EXCEPTION_BITMAP, exceptions);
 }

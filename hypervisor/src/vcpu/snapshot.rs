@@ -17,6 +17,8 @@ pub struct Snapshot {
     pub rflags: u64,
     /// The control registers, as the hardware has them.
     pub paging: Paging,
+    /// Whether an event was being delivered.
+    pub delivering: bool,
     /// The exit reason, with bit 31 for a failed entry.
     pub reason: u32,
     /// The exit qualification.

@@ -5,6 +5,7 @@
 use super::{
     boot_state::{self, BootState, DR7_AT_RESET, PAT_AT_RESET, RFLAGS_AT_START, Segment},
     control::ControlModel,
+    run::ALWAYS_INTERCEPTED,
 };
 use crate::{
     cpu::{
@@ -30,10 +31,10 @@ pub(super) fn write_controls(vmcs: &mut Loaded<'_>, vmx: &Vmx) {
     if vmx.secondary.contains(Secondary::XSAVES) {
         vmcs.write(field::XSS_EXITING_BITMAP, 0);
     }
+    vmcs.write(field::EXCEPTION_BITMAP, ALWAYS_INTERCEPTED);
     // No page fault exits: bit 14 of the exception bitmap is clear, and mask and
     // match agree on everything.
     for zero in [
-        field::EXCEPTION_BITMAP,
         field::PAGE_FAULT_ERROR_CODE_MASK,
         field::PAGE_FAULT_ERROR_CODE_MATCH,
         field::CR3_TARGET_COUNT,

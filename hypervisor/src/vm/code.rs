@@ -37,6 +37,10 @@ pub fn at(memory: &GuestMemory, paging: Paging, linear: u64) -> [Option<u8>; LON
 pub fn access_device(thread: &mut Thread, gpa: Gpa) -> Result<(), End> {
     let unknown = End::Fault(Fault::DeviceAccess { gpa });
     let state = thread.runner.snapshot();
+    if state.delivering {
+        // Not an instruction, but a stack or a descriptor table in a device.
+        return Err(unknown);
+    }
     let code = at(&thread.vm.memory, state.paging, state.instruction());
     let mut bytes = [0; LONGEST];
     let mut length = 0;

@@ -11,6 +11,10 @@ use x86_64::{VirtAddr, structures::idt::InterruptDescriptorTable};
 
 /// Bytes from one entry stub to the next.
 const STUB_BYTES: u64 = 16;
+/// #DB
+pub const DB: u64 = 1;
+/// #PF
+pub const PF: u64 = 14;
 /// #UD
 pub const UD: u64 = 6;
 /// #NM
@@ -104,6 +108,8 @@ unsafe extern "C" fn stubs() {
     )
 }
 
+/// RFLAGS.TF, which a trial may have set.
+const SINGLE_STEP: u64 = 1 << 8;
 /// The first vector that is not an exception's.
 const FIRST_INTERRUPT: u64 = 32;
 /// The vector of NMIs.
@@ -125,6 +131,7 @@ extern "C" fn handle(frame: &mut Frame) {
     if resume != 0 {
         RAISED.store(frame.vector, Ordering::Relaxed);
         frame.rip = resume;
+        frame.rflags &= !SINGLE_STEP;
         return;
     }
     let handler = ON_NM.load(Ordering::Relaxed);

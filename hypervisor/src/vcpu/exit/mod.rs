@@ -65,7 +65,7 @@ pub fn dispatch<R: XRegisters>(
         Reason::WRMSR => msr::write(vcpu, cpu, report),
         Reason::IO => port::handle(vcpu, PortAccess::decode(report.qualification())),
         Reason::XSETBV => xsetbv::handle(vcpu, cpu),
-        Reason::EXCEPTION_OR_NMI => exception::handle(vcpu, cpu, report.interruption()),
+        Reason::EXCEPTION_OR_NMI => exception::handle(vcpu, cpu, report.interruption(), report),
         Reason::PREEMPTION_TIMER => time::timer(vcpu, report.now()),
         Reason::INTERRUPT_WINDOW | Reason::NMI_WINDOW => time::window(vcpu),
         Reason::EXTERNAL_INTERRUPT => Outcome::Leave(Leave::Interrupted),

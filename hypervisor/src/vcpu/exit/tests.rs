@@ -292,6 +292,27 @@ fn rule_xs_08_nm_is_always_passed_on() {
 }
 
 #[test]
+fn debug_exceptions_and_alignment_checks_are_passed_on() {
+    let mut machine = machine();
+    let exit = |machine: &mut Machine, interruption| {
+        let report = Reported {
+            interruption,
+            qualification: 0x4001,
+            ..Reported::default()
+        };
+        machine.exit(Reason::EXCEPTION_OR_NMI, report)
+    };
+    let debug = |causes, behind| Outcome::InjectDebug { causes, behind };
+    assert_eq!(exit(&mut machine, 0x8000_0301), debug(0x4001, false));
+    // INT1 has no causes.
+    assert_eq!(exit(&mut machine, 0x8000_0501), debug(0, true));
+    assert_eq!(
+        exit(&mut machine, 0x8000_0b11),
+        Outcome::Inject(Exception::ALIGNMENT_CHECK)
+    );
+}
+
+#[test]
 fn msrs_are_modelled_or_refused() {
     let mut machine = machine();
     for unknown in [0, 0x3a, 0x480, 0x7ff, 0x900, 0xc000_0104, u32::MAX] {
