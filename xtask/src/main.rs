@@ -6,7 +6,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use xtask::{
     build::{self, Firmware},
     bundle,
-    machine::{Machine, Spec},
+    machine::{Machine, Processor, Spec},
     run::{self, Ended},
     size, test,
 };
@@ -131,6 +131,7 @@ fn perform(command: Command) -> Result<bool> {
                 firmware: Firmware::Bios,
                 cpus,
                 memory,
+                processor: Processor::Full,
             };
             if dry_run {
                 // The port is chosen when the machine is started.

@@ -10,7 +10,7 @@ use std::{
 use xtask::{
     build::{self, Firmware},
     bundle,
-    machine::{Machine, Spec},
+    machine::{Machine, Processor, Spec},
     run::{self, Ended, Outcome},
 };
 
@@ -25,6 +25,7 @@ pub(crate) struct Boot {
     pub(crate) machine: Machine,
     pub(crate) firmware: Firmware,
     pub(crate) cpus: u32,
+    pub(crate) processor: Processor,
     pub(crate) limit: Duration,
     pub(crate) kernel: Kernel,
     pub(crate) ramdisk: Ramdisk,
@@ -52,6 +53,7 @@ impl Boot {
             machine: Machine::auto().0,
             firmware: Firmware::Bios,
             cpus: 1,
+            processor: Processor::Full,
             limit: LIMIT,
             kernel: Kernel::Hypervisor,
             ramdisk: Ramdisk::Bundle(toml.into()),
@@ -79,6 +81,7 @@ impl Boot {
             firmware: self.firmware,
             cpus: self.cpus,
             memory: 1 << 30,
+            processor: self.processor,
         };
         run::run(self.machine, &spec, self.limit, |_| ()).map(Transcript)
     }

@@ -9,6 +9,8 @@ mod cpus;
 mod crash;
 mod demo;
 mod harness;
+mod offend;
+mod smp;
 mod tidy;
 mod xstate;
 
@@ -27,5 +29,7 @@ fn main() {
     trials.extend(conformance::trials());
     trials.extend(xstate::trials());
     trials.extend(cpus::trials());
+    trials.extend(smp::trials());
+    trials.extend(offend::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }

@@ -10,6 +10,7 @@ pub(crate) struct Vm<'a> {
     pub(crate) name: &'a str,
     pub(crate) payload: &'a str,
     pub(crate) cmdline: String,
+    pub(crate) vcpus: u32,
     pub(crate) slice_us: u32,
     pub(crate) vector: &'a str,
     pub(crate) amx: bool,
@@ -22,6 +23,7 @@ pub(crate) const PLAIN: Vm<'_> = Vm {
     name: "guest",
     payload: "xstate-rules",
     cmdline: String::new(),
+    vcpus: 1,
     slice_us: 10_000,
     vector: "avx512",
     amx: true,
@@ -36,6 +38,7 @@ impl Vm<'_> {
             name,
             payload,
             cmdline,
+            vcpus,
             slice_us,
             vector,
             amx,
@@ -44,7 +47,7 @@ impl Vm<'_> {
         } = self;
         format!(
             "[[vm]]\nname = \"{name}\"\nimage = \"payload:{payload}\"\ncmdline = \"{cmdline}\"\n\
-             memory = \"16M\"\nslice_us = {slice_us}\n[vm.xstate]\nvector = \"{vector}\"\namx = {amx}\n\
+             memory = \"16M\"\nvcpus = {vcpus}\nslice_us = {slice_us}\n[vm.xstate]\nvector = \"{vector}\"\namx = {amx}\n\
              allocation = \"{allocation}\"\nxfd_err = \"{xfd_err}\"\n"
         )
     }
@@ -246,6 +249,7 @@ pub(crate) fn trials() -> Vec<Trial> {
                         name,
                         payload: "swap-stress",
                         cmdline: format!("seed={} rounds=2000", 1 + vms.len() * 7919),
+                        vcpus: 1,
                         slice_us: 20,
                         vector,
                         amx,

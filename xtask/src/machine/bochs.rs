@@ -1,6 +1,6 @@
 //! Bochs as a Sapphire Rapids, with our patch.
 
-use super::{Spec, bochs_build};
+use super::{Processor, Spec, bochs_build};
 use crate::packages::{self, Need};
 use anyhow::Result;
 use std::{fs, path::Path, process::Command};
@@ -49,13 +49,18 @@ fn text(spec: &Spec<'_>, folder: &Path, port: u16) -> String {
     let (memory, cpus) = (spec.memory_mib(), spec.cpus);
     let (disk, log) = (spec.disk.display(), folder.join(LOG));
     let log = log.display();
+    let processor = match spec.processor {
+        Processor::Full => "sapphire_rapids",
+        Processor::WithoutX2Apic => "sapphire_rapids, exclude_features=\"x2apic\"",
+        Processor::Haswell => "corei7_haswell_4770",
+    };
     format!(
         "config_interface: textconfig\n\
          display_library: nogui\n\
          romimage: file={BIOS}\n\
          vgaromimage: file={VGA_BIOS}\n\
          memory: guest={memory}, host={memory}\n\
-         cpu: model=sapphire_rapids, count={cpus}, ips=100000000, reset_on_triple_fault=0\n\
+         cpu: model={processor}, count={cpus}, ips=100000000, reset_on_triple_fault=0\n\
          ata0-master: type=disk, path={disk}, mode=flat\n\
          boot: disk\n\
          com1: enabled=1, mode=socket-client, dev=127.0.0.1:{port}\n\

@@ -97,6 +97,18 @@ impl fmt::Display for Machine {
     }
 }
 
+/// The CPU of the emulated machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Processor {
+    /// A Sapphire Rapids: all that there is.
+    #[default]
+    Full,
+    /// The same without x2APIC.
+    WithoutX2Apic,
+    /// A Haswell: neither AMX nor AVX-512 nor XSAVES.
+    Haswell,
+}
+
 /// What a machine is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec<'a> {
@@ -108,6 +120,8 @@ pub struct Spec<'a> {
     pub cpus: u32,
     /// Bytes of memory.
     pub memory: u64,
+    /// The CPU, where the machine is emulated.
+    pub processor: Processor,
 }
 
 impl Spec<'_> {

@@ -64,6 +64,7 @@ pub fn command(accelerator: Accelerator, spec: &Spec<'_>, port: u16) -> Command 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Processor;
     use std::path::Path;
 
     #[test]
@@ -73,6 +74,7 @@ mod tests {
             firmware: Firmware::Bios,
             cpus: 4,
             memory: 1 << 30,
+            processor: Processor::Full,
         };
         let line = |accelerator| {
             let command = command(accelerator, &spec, 1234);

@@ -18,6 +18,10 @@ fn main(command_line: &'static str) -> ! {
             // Behind the VM's memory, inside what its page tables map.
             asm!("mov [rax], eax", in("rax") 0xc0c0_ffee_u64);
         }
+        if how("device") {
+            // The I/O APIC takes words of 32 bits only.
+            asm!("inc byte ptr [rax]", in("rax") 0xfec0_0000_u64);
+        }
         if how("triple-fault") {
             asm!("lidt [{}]", "ud2", in(reg) &[0_u64; 2]);
         }
