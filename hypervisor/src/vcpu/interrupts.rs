@@ -1,10 +1,17 @@
-//! Interrupts on their way from the local APIC into the guest, and the
-//! preemption timer that stands in for the guest's own.
+//! Interrupts on their way from the local APIC into the guest, by the CPU itself
+//! where it virtualises the APIC, and the preemption timer that stands in for the
+//! guest's own.
 
 use super::Vcpu;
 use crate::{
     cpu::tsc,
-    vmx::{capabilities::Vmx, controls::Primary, exit::EventInfo, field, vmcs::Loaded},
+    vmx::{
+        capabilities::Vmx,
+        controls::Primary,
+        exit::EventInfo,
+        field::{self, Field},
+        vmcs::Loaded,
+    },
 };
 
 const RFLAGS_IF: u64 = 1 << 9;
@@ -22,7 +29,17 @@ pub(super) struct Interrupts {
     windows: Primary,
     /// The preemption timer ticks once every `1 << this` TSC ticks.
     timer_shift: u32,
+    /// Where the CPU keeps the local APIC: the vectors whose end exits.
+    virtual_apic: Option<[u64; EOI_EXITS.len()]>,
 }
+
+/// The bitmaps of vectors whose end exits.
+const EOI_EXITS: [Field<u64>; 4] = [
+    field::EOI_EXIT_BITMAP_0,
+    field::EOI_EXIT_BITMAP_1,
+    field::EOI_EXIT_BITMAP_2,
+    field::EOI_EXIT_BITMAP_3,
+];
 
 impl Interrupts {
     pub(super) fn new(vmx: &Vmx) -> Self {
@@ -30,6 +47,7 @@ impl Interrupts {
             primary: vmx.primary,
             windows: Primary::empty(),
             timer_shift: vmx.preemption_timer_shift,
+            virtual_apic: vmx.virtual_apic.then_some([0; EOI_EXITS.len()]),
         }
     }
 
@@ -52,6 +70,8 @@ impl Interrupts {
         let event = if free && vcpu.nmi && blocked & BLOCKED_BY_NMI == 0 {
             vcpu.nmi = false;
             Some(EventInfo::NMI)
+        } else if self.virtual_apic.is_some() {
+            None
         } else if free && let Some(vector) = vcpu.apic.deliverable() {
             let on = vmcs.read(field::GUEST_RFLAGS) & RFLAGS_IF != 0;
             on.then(|| {
@@ -65,10 +85,13 @@ impl Interrupts {
             vmcs.write(field::ENTRY_INTERRUPTION_INFO, event.0);
         }
         let mut windows = Primary::empty();
-        windows.set(
-            Primary::INTERRUPT_WINDOW_EXITING,
-            vcpu.apic.deliverable().is_some(),
-        );
+        match &mut self.virtual_apic {
+            Some(exits) => tell_cpu(vmcs, vcpu, exits),
+            None => windows.set(
+                Primary::INTERRUPT_WINDOW_EXITING,
+                vcpu.apic.deliverable().is_some(),
+            ),
+        }
         windows.set(Primary::NMI_WINDOW_EXITING, vcpu.nmi);
         if self.windows != windows {
             self.windows = windows;
@@ -83,5 +106,17 @@ impl Interrupts {
             field::PREEMPTION_TIMER,
             u32::try_from(ticks).unwrap_or(u32::MAX),
         );
+    }
+}
+
+/// Lets the CPU deliver what is in the virtual-APIC page.
+fn tell_cpu(vmcs: &mut Loaded<'_>, vcpu: &Vcpu, exits: &mut [u64; EOI_EXITS.len()]) {
+    vmcs.write(field::GUEST_INTERRUPT_STATUS, vcpu.apic.interrupt_status());
+    for ((index, field), exit) in (0..).zip(EOI_EXITS).zip(exits) {
+        let level = vcpu.apic.level_vectors(index);
+        if *exit != level {
+            *exit = level;
+            vmcs.write(field, level);
+        }
     }
 }

@@ -22,6 +22,8 @@ use crate::{
         switched::{self, Switched},
         tables::Tables,
     },
+    device::x2apic::{READ_BY_CPU, WRITTEN_BY_CPU},
+    memory::host,
     vmx::{
         capabilities::{Vmx, VmxError},
         entry::{self, Left},
@@ -110,6 +112,14 @@ impl Runner {
         for msr in PASSED_THROUGH {
             msr_bitmap.pass_through(msr);
         }
+        if vmx.virtual_apic {
+            for msr in READ_BY_CPU.into_iter().flatten() {
+                msr_bitmap.pass_reads(Msr(msr));
+            }
+            for msr in WRITTEN_BY_CPU {
+                msr_bitmap.pass_writes(Msr(msr));
+            }
+        }
         let mut runner = Box::new(Self {
             vcpu,
             vmcs: Vmcs::new(vmx)?,
@@ -121,7 +131,8 @@ impl Runner {
             moves: 0,
             cpu: ptr::null_mut(),
         });
-        let bitmap = crate::memory::host::physical(ptr::from_ref(&*runner.msr_bitmap));
+        let bitmap = host::physical(&raw const *runner.msr_bitmap);
+        let apic_page = host::physical(runner.vcpu.apic.page());
         let host_rsp = entry::host_rsp(&runner.vcpu.frame);
         let control = runner.vcpu.control;
         let mut vmcs = runner.vmcs.load();
@@ -131,6 +142,9 @@ impl Runner {
         vmcs.write(field::HOST_RSP, host_rsp);
         vmcs.write(field::HOST_RIP, entry::exit_point());
         vmcs_state::write_controls(&mut vmcs, vmx);
+        if vmx.virtual_apic {
+            vmcs.write(field::VIRTUAL_APIC_PAGE, apic_page.0);
+        }
         vmcs_state::write_guest_state(&mut vmcs, boot, control);
         // An operator may have set XFD before the guest ever could.
         if let Some(interception) = runner.vcpu.xstate.new_interception() {

@@ -32,6 +32,17 @@ pub(super) fn write_controls(vmcs: &mut Loaded<'_>, vmx: &Vmx) {
         vmcs.write(field::XSS_EXITING_BITMAP, 0);
     }
     vmcs.write(field::EXCEPTION_BITMAP, ALWAYS_INTERCEPTED);
+    if vmx.virtual_apic {
+        for none in [
+            field::EOI_EXIT_BITMAP_0,
+            field::EOI_EXIT_BITMAP_1,
+            field::EOI_EXIT_BITMAP_2,
+            field::EOI_EXIT_BITMAP_3,
+        ] {
+            vmcs.write(none, 0);
+        }
+        vmcs.write(field::GUEST_INTERRUPT_STATUS, 0);
+    }
     // No page fault exits: bit 14 of the exception bitmap is clear, and mask and
     // match agree on everything.
     for zero in [

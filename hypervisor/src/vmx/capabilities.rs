@@ -57,6 +57,8 @@ pub struct Vmx {
     pub exit: u32,
     /// Value of the VM-entry controls, for a guest outside IA-32e mode.
     pub entry: u32,
+    /// The CPU keeps the guest's local APIC.
+    pub virtual_apic: bool,
     /// Page sizes that EPT can map.
     pub ept_pages: PageSizes,
     /// The preemption timer ticks once every `1 << this` TSC ticks.
@@ -119,13 +121,23 @@ impl Vmx {
                 | PinBased::PREEMPTION_TIMER,
             PinBased::empty(),
         );
+        let secondary = Capability(read(Msr::IA32_VMX_PROCBASED_CTLS2));
+        const VIRTUAL_APIC: Secondary = Secondary::X2APIC_VIRTUALIZATION
+            .union(Secondary::APIC_REGISTER_VIRTUALIZATION)
+            .union(Secondary::VIRTUAL_INTERRUPT_DELIVERY);
+        let virtual_apic = primary.allows(Primary::TPR_SHADOW) && secondary.allows(VIRTUAL_APIC);
+        let (task_priority, apic) = if virtual_apic {
+            (Primary::TPR_SHADOW, VIRTUAL_APIC)
+        } else {
+            let exits = Primary::CR8_LOAD_EXITING | Primary::CR8_STORE_EXITING;
+            (exits, Secondary::empty())
+        };
         let primary = primary.resolve(
-            Primary::HLT_EXITING
+            task_priority
+                | Primary::HLT_EXITING
                 | Primary::MWAIT_EXITING
                 | Primary::MONITOR_EXITING
                 | Primary::RDPMC_EXITING
-                | Primary::CR8_LOAD_EXITING
-                | Primary::CR8_STORE_EXITING
                 | Primary::UNCONDITIONAL_IO_EXITING
                 | Primary::MSR_BITMAPS
                 | Primary::SECONDARY_CONTROLS,
@@ -154,9 +166,9 @@ impl Vmx {
             exit.map_err(VmxError::Control)?,
             entry.map_err(VmxError::Control)?,
         );
-        let secondary = Capability(read(Msr::IA32_VMX_PROCBASED_CTLS2))
+        let secondary = secondary
             .resolve(
-                Secondary::EPT | Secondary::VPID | Secondary::UNRESTRICTED_GUEST,
+                apic | Secondary::EPT | Secondary::VPID | Secondary::UNRESTRICTED_GUEST,
                 Secondary::RDTSCP | Secondary::INVPCID | Secondary::XSAVES,
             )
             .map_err(VmxError::Control)?;
@@ -170,6 +182,7 @@ impl Vmx {
             secondary: Secondary::from_bits_retain(secondary),
             exit,
             entry,
+            virtual_apic,
             ept_pages: ept_pages(read(Msr::IA32_VMX_EPT_VPID_CAP))?,
             preemption_timer_shift: (read(Msr::IA32_VMX_MISC) & TIMER_SHIFT) as u32,
             cr0_must_be_one: read(Msr::IA32_VMX_CR0_FIXED0) & !FREE_IN_UNRESTRICTED_GUESTS,
@@ -317,6 +330,20 @@ mod tests {
             let error = detect(&[(register, value)]).unwrap_err().to_string();
             assert!(error.contains(message), "{error}");
         }
+    }
+
+    #[test]
+    fn without_apic_virtualisation_cr8_exits() {
+        const CR8: u32 = 0b11 << 19;
+        const TPR_SHADOW: u32 = 1 << 21;
+        let with = detect(&[]).unwrap();
+        assert!(with.virtual_apic);
+        assert_eq!(with.primary & (CR8 | TPR_SHADOW), TPR_SHADOW);
+        let lacking = u64::from(!(1_u32 << 9)) << 32;
+        let without = detect(&[(Msr::IA32_VMX_PROCBASED_CTLS2, lacking)]).unwrap();
+        assert!(!without.virtual_apic);
+        assert_eq!(without.primary & (CR8 | TPR_SHADOW), CR8);
+        assert_eq!(without.secondary.bits() & (1 << 4 | 1 << 8), 0);
     }
 
     #[test]

@@ -38,6 +38,8 @@ bitflags! {
         const CR8_LOAD_EXITING = 1 << 19;
         /// MOV from CR8 exits.
         const CR8_STORE_EXITING = 1 << 20;
+        /// The guest's task priority is in the virtual-APIC page.
+        const TPR_SHADOW = 1 << 21;
         /// Exit as soon as the guest can take an NMI.
         const NMI_WINDOW_EXITING = 1 << 22;
         /// Every port access exits.
@@ -55,6 +57,8 @@ bitflags! {
     pub struct Secondary: u32 {
         /// Extended page tables.
         const EPT = 1 << 1;
+        /// Accesses to x2APIC registers that do not exit reach the virtual-APIC page.
+        const X2APIC_VIRTUALIZATION = 1 << 4;
         /// RDTSCP and RDPID work in the guest.
         const RDTSCP = 1 << 3;
         /// Translations are tagged with the VPID.
@@ -63,6 +67,10 @@ bitflags! {
         const WBINVD_EXITING = 1 << 6;
         /// The guest may run in real mode and without paging.
         const UNRESTRICTED_GUEST = 1 << 7;
+        /// Registers of the virtual-APIC page can be read.
+        const APIC_REGISTER_VIRTUALIZATION = 1 << 8;
+        /// Interrupts are delivered and ended from the virtual-APIC page.
+        const VIRTUAL_INTERRUPT_DELIVERY = 1 << 9;
         /// INVPCID works in the guest.
         const INVPCID = 1 << 12;
         /// XSAVES and XRSTORS work in the guest.

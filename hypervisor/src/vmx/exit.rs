@@ -57,6 +57,7 @@ reasons! {
     MWAIT                 = 36, "MWAIT";
     MONITOR               = 39, "MONITOR";
     MACHINE_CHECK         = 41, "VM-entry failure: machine check";
+    VIRTUALIZED_EOI       = 45, "end of an interrupt that a device holds up";
     EPT_VIOLATION         = 48, "EPT violation";
     EPT_MISCONFIGURATION  = 49, "EPT misconfiguration";
     INVEPT                = 50, "INVEPT";

@@ -82,6 +82,7 @@ fields! {
     GUEST_GS_SELECTOR:              u16 = 0x080a;
     GUEST_LDTR_SELECTOR:            u16 = 0x080c;
     GUEST_TR_SELECTOR:              u16 = 0x080e;
+    GUEST_INTERRUPT_STATUS:         u16 = 0x0810;
 
     // 16-bit host-state fields.
     HOST_ES_SELECTOR:               u16 = 0x0c00;
@@ -95,7 +96,12 @@ fields! {
     // 64-bit control fields.
     MSR_BITMAP:                     u64 = 0x2004;
     TSC_OFFSET:                     u64 = 0x2010;
+    VIRTUAL_APIC_PAGE:              u64 = 0x2012;
     EPT_POINTER:                    u64 = 0x201a;
+    EOI_EXIT_BITMAP_0:              u64 = 0x201c;
+    EOI_EXIT_BITMAP_1:              u64 = 0x201e;
+    EOI_EXIT_BITMAP_2:              u64 = 0x2020;
+    EOI_EXIT_BITMAP_3:              u64 = 0x2022;
     XSS_EXITING_BITMAP:             u64 = 0x202c;
 
     // 64-bit read-only data fields.

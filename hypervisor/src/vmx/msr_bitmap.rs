@@ -6,8 +6,10 @@ use crate::cpu::msr::Msr;
 
 const RANGE: u32 = 0x2000;
 const HIGH_BASE: u32 = 0xc000_0000;
-const READ_LOW: usize = 0;
-const READ_HIGH: usize = 1024;
+/// Offsets of the bitmaps of a range within a half, and of the halves.
+const LOW: usize = 0;
+const HIGH: usize = 1024;
+const READS: usize = 0;
 const WRITES: usize = 2048;
 
 /// The page that the VMCS points to.
@@ -28,20 +30,33 @@ impl MsrBitmap {
     /// Whether reads and writes of `msr` exit. An MSR outside both ranges always
     /// does, as the architecture has it.
     pub fn set_intercepted(&mut self, msr: Msr, intercepted: bool) {
+        self.set(READS, msr, intercepted);
+        self.set(WRITES, msr, intercepted);
+    }
+
+    /// Reads of `msr` no longer exit.
+    pub fn pass_reads(&mut self, msr: Msr) {
+        self.set(READS, msr, false);
+    }
+
+    /// Writes of `msr` no longer exit.
+    pub fn pass_writes(&mut self, msr: Msr) {
+        self.set(WRITES, msr, false);
+    }
+
+    fn set(&mut self, half: usize, msr: Msr, intercepted: bool) {
         let (base, index) = match msr.0 {
-            low if low < RANGE => (READ_LOW, low),
-            high if (HIGH_BASE..HIGH_BASE + RANGE).contains(&high) => (READ_HIGH, high - HIGH_BASE),
+            low if low < RANGE => (LOW, low),
+            high if (HIGH_BASE..HIGH_BASE + RANGE).contains(&high) => (HIGH, high - HIGH_BASE),
             _ => return,
         };
-        let (byte, bit) = (base + (index / 8) as usize, 1 << (index % 8));
-        for byte in [byte, byte + WRITES] {
-            if let Some(byte) = self.0.get_mut(byte) {
-                *byte = if intercepted {
-                    *byte | bit
-                } else {
-                    *byte & !bit
-                };
-            }
+        let bit = 1 << (index % 8);
+        if let Some(byte) = self.0.get_mut(half + base + (index / 8) as usize) {
+            *byte = if intercepted {
+                *byte | bit
+            } else {
+                *byte & !bit
+            };
         }
     }
 }
@@ -73,6 +88,11 @@ mod tests {
             assert_eq!(cleared(&bitmap), [read, (read.0 + 2048, read.1)], "{msr:?}");
             bitmap.set_intercepted(msr, true);
             assert!(cleared(&bitmap).is_empty(), "{msr:?}");
+            bitmap.pass_reads(msr);
+            assert_eq!(cleared(&bitmap), [read], "{msr:?}");
+            bitmap.set_intercepted(msr, true);
+            bitmap.pass_writes(msr);
+            assert_eq!(cleared(&bitmap), [(read.0 + 2048, read.1)], "{msr:?}");
         }
         for outside in [0x2000, 0xbfff_ffff, 0xc000_2000, u32::MAX] {
             let mut bitmap = MsrBitmap::intercept_all();

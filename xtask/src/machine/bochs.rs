@@ -52,7 +52,7 @@ fn text(spec: &Spec<'_>, folder: &Path, port: u16) -> String {
     let processor = match spec.processor {
         Processor::Full => "sapphire_rapids",
         Processor::WithoutX2Apic => "sapphire_rapids, exclude_features=\"x2apic\"",
-        Processor::Haswell => "corei7_haswell_4770",
+        Processor::IvyBridge => "corei7_ivy_bridge_3770k",
     };
     format!(
         "config_interface: textconfig\n\

@@ -105,8 +105,8 @@ pub enum Processor {
     Full,
     /// The same without x2APIC.
     WithoutX2Apic,
-    /// A Haswell: neither AMX nor AVX-512 nor XSAVES.
-    Haswell,
+    /// An Ivy Bridge: neither AMX, AVX-512, XSAVES nor APIC virtualisation.
+    IvyBridge,
 }
 
 /// What a machine is made of.

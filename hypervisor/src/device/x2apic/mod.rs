@@ -7,15 +7,25 @@ mod ipi;
 mod register;
 mod vectors;
 
+use alloc::boxed::Box;
 use bitflags::bitflags;
 pub use ipi::{Ipi, IpiKind, IpiTarget};
 use register as reg;
-use vectors::Vectors;
+pub use vectors::Page;
+use vectors::Register;
 
 /// First MSR of the x2APIC.
 pub const FIRST_MSR: u32 = 0x800;
 /// Last MSR of the x2APIC.
 pub const LAST_MSR: u32 = 0x8ff;
+/// Registers of [`Page`] that a CPU with APIC virtualisation reads for the guest:
+/// TPR, and from ISR to IRR.
+pub const READ_BY_CPU: [core::ops::Range<u32>; 2] = [
+    FIRST_MSR + reg::TASK_PRIORITY..FIRST_MSR + reg::TASK_PRIORITY + 1,
+    FIRST_MSR + reg::IN_SERVICE..FIRST_MSR + reg::ERROR_STATUS,
+];
+/// And those that it writes: TPR and EOI.
+pub const WRITTEN_BY_CPU: [u32; 2] = [FIRST_MSR + reg::TASK_PRIORITY, FIRST_MSR + reg::EOI];
 
 /// Integrated APIC of six LVT entries, without suppression of EOI broadcasts.
 const VERSION: u32 = (LVT_ENTRIES as u32 - 1) << 16 | 0x14;
@@ -75,13 +85,10 @@ enum TimerMode {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct X2Apic {
     id: u32,
-    task_priority: u8,
+    /// TPR, ISR, TMR and IRR.
+    page: Box<Page>,
     spurious: u32,
     lvt: [u32; LVT_ENTRIES],
-    request: Vectors,
-    in_service: Vectors,
-    /// Which of them a device holds up until their end.
-    level: Vectors,
     errors: Errors,
     error_status: Errors,
     command: u64,
@@ -99,12 +106,9 @@ impl X2Apic {
     pub fn new(id: u32, bus_ratio: u64) -> Self {
         Self {
             id,
-            task_priority: 0,
+            page: Box::default(),
             spurious: SPURIOUS_AT_RESET,
             lvt: [LVT_MASKED; LVT_ENTRIES],
-            request: Vectors::default(),
-            in_service: Vectors::default(),
-            level: Vectors::default(),
             errors: Errors::empty(),
             error_status: Errors::empty(),
             command: 0,
@@ -115,9 +119,35 @@ impl X2Apic {
         }
     }
 
-    /// INIT: as after power-up, with the same ID and in the same mode.
+    /// INIT: as after power-up, with the same ID, in the same mode and page.
     pub fn reset(&mut self) {
-        *self = Self::new(self.id, self.bus_ratio);
+        let mut page = core::mem::take(&mut self.page);
+        *page = Page::default();
+        *self = Self {
+            page,
+            ..Self::new(self.id, self.bus_ratio)
+        };
+    }
+
+    /// The page of the registers that the CPU may keep for us.
+    pub fn page(&self) -> &Page {
+        &self.page
+    }
+
+    /// What the CPU is told for the delivery of interrupts: the highest vector that
+    /// waits, and above it the highest that is being served (SDM Vol. 3, "Guest
+    /// Interrupt Status").
+    pub fn interrupt_status(&self) -> u16 {
+        let enabled = self.spurious & SPURIOUS_ENABLED != 0;
+        let request = self.page.request.highest().filter(|_| enabled);
+        let in_service = self.page.in_service.highest();
+        u16::from_be_bytes([in_service.unwrap_or(0), request.unwrap_or(0)])
+    }
+
+    /// The vectors from `64 * index` on whose end a device must be told.
+    pub fn level_vectors(&self, index: u32) -> u64 {
+        let word = |index| u64::from(self.page.level.word(index));
+        word(2 * index) | word(2 * index + 1) << 32
     }
 
     /// Its ID.
@@ -133,13 +163,15 @@ impl X2Apic {
         let value = match offset {
             reg::ID => self.id,
             reg::VERSION => VERSION,
-            reg::TASK_PRIORITY => u32::from(self.task_priority),
+            reg::TASK_PRIORITY => self.page.task_priority.0,
             reg::PROCESSOR_PRIORITY => u32::from(self.processor_priority()),
             reg::LOGICAL_DESTINATION => ipi::logical_id(self.id),
             reg::SPURIOUS => self.spurious,
-            reg::IN_SERVICE..reg::TRIGGER_MODE => self.in_service.word(offset - reg::IN_SERVICE),
-            reg::TRIGGER_MODE..reg::REQUEST => self.level.word(offset - reg::TRIGGER_MODE),
-            reg::REQUEST..reg::ERROR_STATUS => self.request.word(offset - reg::REQUEST),
+            reg::IN_SERVICE..reg::TRIGGER_MODE => {
+                self.page.in_service.word(offset - reg::IN_SERVICE)
+            }
+            reg::TRIGGER_MODE..reg::REQUEST => self.page.level.word(offset - reg::TRIGGER_MODE),
+            reg::REQUEST..reg::ERROR_STATUS => self.page.request.word(offset - reg::REQUEST),
             reg::ERROR_STATUS => self.error_status.bits(),
             reg::COMMAND => return Ok(self.command),
             reg::LVT_TIMER..=reg::LVT_ERROR => self.lvt_entry(offset),
@@ -162,11 +194,11 @@ impl X2Apic {
         }
         let value = u32::try_from(value).map_err(|_| Refused)?;
         match offset {
-            reg::TASK_PRIORITY => self.task_priority = u8::try_from(value).map_err(|_| Refused)?,
+            reg::TASK_PRIORITY if value <= 0xff => self.page.task_priority = Register(value),
             reg::EOI if value == 0 => {
-                if let Some(vector) = self.in_service.highest() {
-                    self.in_service.set(vector, false);
-                    if self.level.contains(vector) {
+                if let Some(vector) = self.page.in_service.highest() {
+                    self.page.in_service.set(vector, false);
+                    if self.page.level.contains(vector) {
                         return Ok(Effect::EndOfLevel(vector));
                     }
                 }
@@ -215,8 +247,8 @@ impl X2Apic {
         if vector < FIRST_VECTOR {
             self.report_error(Errors::RECEIVE_ILLEGAL_VECTOR);
         } else {
-            self.request.set(vector, true);
-            self.level.set(vector, level);
+            self.page.request.set(vector, true);
+            self.page.level.set(vector, level);
         }
     }
 
@@ -250,31 +282,32 @@ impl X2Apic {
         if self.spurious & SPURIOUS_ENABLED == 0 {
             return None;
         }
-        let vector = self.request.highest()?;
+        let vector = self.page.request.highest()?;
         (vector >> 4 > self.processor_priority() >> 4).then_some(vector)
     }
 
     /// The vCPU takes `vector`, which was [`Self::deliverable`].
     pub fn deliver(&mut self, vector: u8) {
-        self.request.set(vector, false);
-        self.in_service.set(vector, true);
+        self.page.request.set(vector, false);
+        self.page.in_service.set(vector, true);
     }
 
     /// CR8 is bits 7:4 of the task priority.
     pub fn cr8(&self) -> u64 {
-        u64::from(self.task_priority >> 4)
+        u64::from(self.page.task_priority.0 >> 4)
     }
 
     /// MOV to CR8 of a value below 16.
     pub fn set_cr8(&mut self, value: u64) {
-        self.task_priority = (value as u8) << 4;
+        self.page.task_priority = Register(u32::from(value as u8) << 4);
     }
 
     /// SDM Vol. 3, "Task and Processor Priorities".
     fn processor_priority(&self) -> u8 {
-        let in_service = self.in_service.highest().unwrap_or(0);
-        if self.task_priority >> 4 >= in_service >> 4 {
-            self.task_priority
+        let in_service = self.page.in_service.highest().unwrap_or(0);
+        let task_priority = self.page.task_priority.0 as u8;
+        if task_priority >> 4 >= in_service >> 4 {
+            task_priority
         } else {
             in_service & 0xf0
         }
@@ -349,7 +382,7 @@ impl X2Apic {
         let entry = self.lvt_entry(reg::LVT_ERROR);
         let vector = entry as u8;
         if entry & LVT_MASKED == 0 && vector >= FIRST_VECTOR {
-            self.request.set(vector, true);
+            self.page.request.set(vector, true);
         }
     }
 

@@ -75,6 +75,11 @@ pub fn dispatch<R: XRegisters>(
         Reason::EPT_VIOLATION => {
             memory::handle(report.guest_physical_address(), report.qualification())
         }
+        Reason::VIRTUALIZED_EOI => {
+            // The CPU has executed the instruction (SDM Vol. 3, "EOI Virtualization").
+            msr::end_of_level(vcpu, report.qualification() as u8);
+            Outcome::Resume
+        }
         Reason::HLT => halt::handle(vcpu, report),
         Reason::TRIPLE_FAULT => Outcome::Leave(Leave::Ended(End::Fault(Fault::TripleFault))),
         Reason::INVD | Reason::WBINVD => privileged::cache_flush(),

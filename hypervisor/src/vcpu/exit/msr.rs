@@ -94,10 +94,7 @@ fn change(vcpu: &mut Vcpu, msr: Msr, value: u64, report: &impl Report) -> Option
                 .ok()?;
             match effect {
                 Effect::Send(ipi) => vcpu.send(ipi),
-                Effect::EndOfLevel(vector) => {
-                    let again = vcpu.bus.lock().end_of_interrupt(vector);
-                    again.into_iter().for_each(|ipi| vcpu.send(ipi));
-                }
+                Effect::EndOfLevel(vector) => end_of_level(vcpu, vector),
                 Effect::None | Effect::Changed => {}
             }
             vcpu.attention = true;
@@ -114,4 +111,12 @@ fn change(vcpu: &mut Vcpu, msr: Msr, value: u64, report: &impl Report) -> Option
         _ => return None,
     }
     Some(())
+}
+
+/// Tells the devices that the interrupt on `vector`, which one holds up, was served.
+pub(super) fn end_of_level(vcpu: &mut Vcpu, vector: u8) {
+    let again = vcpu.bus.lock().end_of_interrupt(vector);
+    if let Some(interrupt) = again {
+        vcpu.send(interrupt);
+    }
 }
