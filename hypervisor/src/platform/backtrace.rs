@@ -7,6 +7,7 @@
 
 use crate::{memory::host, say};
 use core::fmt;
+use spin::Once;
 
 const WORD_BYTES: u64 = 8;
 /// Addresses that are shown.
@@ -19,6 +20,9 @@ unsafe extern "C" {
     static etext: u8;
 }
 
+/// Says what this CPU was doing; set by the scheduler, which alone knows.
+pub static WHAT: Once<fn()> = Once::new();
+
 /// Prints the way to whoever calls this.
 pub fn print_here() {
     let here = 0_u64;
@@ -28,6 +32,9 @@ pub fn print_here() {
 /// Prints the way to `rip` with the stack at `rsp`, as a command that names
 /// functions and lines.
 pub fn print(rip: u64, rsp: u64) {
+    if let Some(what) = WHAT.get() {
+        what();
+    }
     say!("way here (functions and lines: run this):");
     say!(
         "  addr2line -Cfpie target/x86_64-unknown-none/release/tilevisor{}",

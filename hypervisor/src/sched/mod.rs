@@ -6,11 +6,12 @@
 //! within one slice, and one that never halts still gets its turn.
 
 mod pool;
+mod running;
 
 use crate::{
     cpu::{apic::Apic, tables::Tables, tsc},
     platform::{
-        console,
+        backtrace, console,
         power::{self, Verdict},
     },
     vcpu::{
@@ -75,6 +76,7 @@ impl Scheduler {
         ticks_per_us: u64,
     ) -> Self {
         POOL.join(index, apic.id());
+        backtrace::WHAT.call_once(|| running::report);
         Self {
             index,
             cpu,
@@ -193,7 +195,9 @@ impl Scheduler {
             thread.budget = thread.vm.slice;
         }
         let end = now.wrapping_add(thread.budget);
+        running::set(self.index, thread);
         let stop = self.run_until(thread, end);
+        running::clear(self.index);
         thread.budget = end.saturating_sub(tsc::now());
         stop
     }

@@ -120,6 +120,12 @@ impl Pool {
             .map_or(0, |id| id.load(SeqCst))
     }
 
+    /// The CPU with this APIC ID.
+    pub(super) fn index_of(&self, id: u32) -> Option<u16> {
+        let joined = self.ids.iter().position(|slot| slot.load(SeqCst) == id)?;
+        u16::try_from(joined).ok()
+    }
+
     pub(super) fn set_idle(&self, index: u16, idle: bool) {
         let bit = 1_u64 << index;
         match idle {

@@ -2,8 +2,9 @@
 
 use crate::{
     demo::one,
-    harness::{Boot, case},
+    harness::{Boot, Kernel, case},
 };
+use anyhow::ensure;
 use libtest_mimic::Trial;
 
 /// A guest that makes a mistake ends with a report that says what and where, and
@@ -45,6 +46,8 @@ pub(crate) fn trials() -> Vec<Trial> {
             "string-io",
             "string I/O on port 0x3f8, which is not emulated",
         ),
+        own_fault("crash::a_fault_of_the_hypervisor_on_1_cpu", 1),
+        own_fault("crash::a_fault_of_the_hypervisor_on_4_cpus", 4),
         case("crash::the_report_shows_the_bytes_at_rip", |log| {
             let console = log.run(&Boot::bundle(one("crash", "memory", false)))?;
             // MOV [RAX], EAX.
@@ -53,4 +56,32 @@ pub(crate) fn trials() -> Vec<Trial> {
             console.failed()
         }),
     ]
+}
+
+/// A hypervisor with a bug that the first VM exit finds: it reports where it was,
+/// stops all CPUs, and the command that it prints names the function.
+fn own_fault(name: &'static str, cpus: u32) -> Trial {
+    case(name, move |log| {
+        let boot = Boot {
+            cpus,
+            kernel: Kernel::Broken("on_exit"),
+            ..Boot::bundle(one("amx-demo", "", true))
+        };
+        let console = log.run(&boot)?;
+        console.says("tilevisor: hypervisor fault: #UD invalid opcode (vector 6)")?;
+        console.says("tilevisor:   rax 0x")?;
+        console.says(", which ran VM \"guest\" vCPU 0")?;
+        let command = console.find("addr2line -Cfpie target/")?;
+        let arguments = command.split_ascii_whitespace().skip(2);
+        let output = std::process::Command::new("addr2line")
+            .args(arguments)
+            .current_dir(xtask::project::root())
+            .output()?;
+        let names = String::from_utf8_lossy(&output.stdout);
+        ensure!(
+            names.contains("on_exit") && names.contains("sched/mod.rs"),
+            "the way there is {names}"
+        );
+        console.failed()
+    })
 }

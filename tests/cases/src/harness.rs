@@ -34,6 +34,9 @@ pub(crate) struct Boot {
 /// What the machine boots.
 pub(crate) enum Kernel {
     Hypervisor,
+    /// The hypervisor with an invalid instruction at the start of the function
+    /// whose symbol contains this.
+    Broken(&'static str),
     Conformance,
 }
 
@@ -72,6 +75,11 @@ impl Boot {
             let kernel = match self.kernel {
                 Kernel::Hypervisor => build::hypervisor()?,
                 Kernel::Conformance => build::conformance()?,
+                Kernel::Broken(function) => {
+                    let path = folder.path().join("broken");
+                    std::fs::write(&path, broken(&build::hypervisor()?, function)?)?;
+                    path
+                }
             };
             let ramdisk = self.ramdisk(folder.path())?;
             build::disk(&kernel, ramdisk.as_deref(), self.firmware, &disk)?;
@@ -96,6 +104,31 @@ impl Boot {
         std::fs::write(&path, bytes)?;
         Ok(Some(path))
     }
+}
+
+/// The image at `path` with UD2 at the start of `function`.
+fn broken(path: &Path, function: &str) -> Result<Vec<u8>> {
+    const UD2: [u8; 2] = [0x0f, 0x0b];
+    let mut image = std::fs::read(path)?;
+    let file = elf::ElfBytes::<elf::endian::LittleEndian>::minimal_parse(&image)?;
+    let (symbols, names) = file.symbol_table()?.context("symbols")?;
+    let address = symbols
+        .iter()
+        .find(|symbol| {
+            let name = names.get(symbol.st_name as usize);
+            name.is_ok_and(|name| name.contains(function))
+        })
+        .with_context(|| format!("no symbol contains {function:?}"))?
+        .st_value;
+    let segment = file
+        .segments()
+        .context("segments")?
+        .iter()
+        .find(|segment| (segment.p_vaddr..segment.p_vaddr + segment.p_filesz).contains(&address))
+        .context("the segment of the function")?;
+    let at = (address - segment.p_vaddr + segment.p_offset) as usize;
+    image[at..at + UD2.len()].copy_from_slice(&UD2);
+    Ok(image)
 }
 
 /// What a machine printed, and how it ended.
