@@ -104,12 +104,43 @@ pub(crate) fn trials() -> Vec<Trial> {
             },
         ),
         case("smp::an_old_cpu_runs_what_needs_no_amx", old_cpu),
+        case("smp::soak", soak),
         case("smp::nobody_starves", nobody_starves),
         case(
             "smp::a_vcpu_that_wakes_up_runs_within_a_slice",
             wakes_within_a_slice,
         ),
     ]
+}
+
+/// Eight VMs of two vCPUs on four CPUs, half of them with tiles, for 10^10
+/// instructions: four CPUs that never halt, each until its TSC, which counts
+/// instructions, is a quarter of that.
+fn soak(log: &mut Log) -> Result<()> {
+    const UNTIL: u64 = 2_500_000_000;
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let vms = names.map(|name| Vm {
+        cmdline: format!("cpus=2 until={UNTIL}"),
+        amx: name < "e",
+        slice_us: 500,
+        allocation: if name < "c" { "static" } else { "on-demand" },
+        xfd_err: if name == "b" || name == "d" {
+            "switch"
+        } else {
+            "intercept"
+        },
+        ..smp(name, 2, 0)
+    });
+    let console = log.run(&Boot {
+        cpus: 4,
+        ..bundle(&vms)
+    })?;
+    console.never_says("not ok")?;
+    for name in names {
+        console.says(&format!("{name}: {CHECKS}"))?;
+        ensure!(totals(&console, name)?.moves > 100, "{name} hardly moved");
+    }
+    console.succeeded()
 }
 
 fn devices(name: &'static str, cpus: u32) -> Trial {

@@ -45,6 +45,8 @@ pub(super) fn command(spec: &Spec<'_>, folder: &Path, port: u16) -> Result<Comma
     Ok(command)
 }
 
+/// The configuration. Of the display's messages there is one a second, from a signal
+/// handler that takes the log's lock: while another message is written, for ever.
 fn text(spec: &Spec<'_>, folder: &Path, port: u16) -> String {
     let (memory, cpus) = (spec.memory_mib(), spec.cpus);
     let (disk, log) = (spec.disk.display(), folder.join(LOG));
@@ -66,6 +68,7 @@ fn text(spec: &Spec<'_>, folder: &Path, port: u16) -> String {
          com1: enabled=1, mode=socket-client, dev=127.0.0.1:{port}\n\
          clock: sync=none\n\
          panic: action=fatal\n\
+         info: action=report, nogui=ignore\n\
          log: {log}\n"
     )
 }

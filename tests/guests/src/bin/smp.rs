@@ -1,7 +1,8 @@
 //! Several CPUs of one VM: started by INIT and start-up IPIs, interrupted in every
 //! form of IPI, halted and woken, and all of them with tiles of their own.
 //!
-//! `cpus=N` says how many, `rounds=N` for how long each computes.
+//! `cpus=N` says how many, `rounds=N` for how long each computes at least, and
+//! `until=N` until which TSC. Without tiles they compute with integers.
 
 #![no_std]
 #![no_main]
@@ -9,7 +10,7 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use guests::{
     apic, exceptions, payload,
-    processor::{self, cpuid, offered_xcr0, try_xsetbv, xcr0},
+    processor::{self, TILECFG, TILEDATA, cpuid, offered_xcr0, try_xsetbv, xcr0},
     report::Report,
     smp::{self, MOST_CPUS},
     start::number,
@@ -19,6 +20,7 @@ use x86_64::instructions::interrupts;
 
 payload!(main);
 
+const TILES: u64 = TILECFG | TILEDATA;
 /// An interrupt for its own sake.
 const CALL: u8 = 0x40;
 /// One that is answered with [`PONG`] to the first CPU.
@@ -54,6 +56,7 @@ static SEEN: [Seen; MOST_CPUS] = [const {
     }
 }; MOST_CPUS];
 static ROUNDS: AtomicU64 = AtomicU64::new(0);
+static UNTIL: AtomicU64 = AtomicU64::new(0);
 
 fn seen(id: u32) -> &'static Seen {
     &SEEN[id as usize]
@@ -99,26 +102,57 @@ fn work(id: u32) -> ! {
     }
 }
 
-/// Multiplies in tiles, and keeps a pattern of this CPU's own in them.
+/// Computes, and counts what went wrong.
 fn compute(id: u32) {
+    let amx = offered_xcr0() & TILES == TILES;
     if try_xsetbv(0, offered_xcr0()) != exceptions::NONE {
         seen(id).wrong.fetch_add(1, SeqCst);
     }
-    for round in 0..ROUNDS.load(SeqCst) {
-        let seed = (id * 37 + round as u32) as u8;
-        tiles::load_all(seed);
-        for _ in 0..200 * (id + 1) {
-            core::hint::spin_loop();
-        }
-        let held = tiles::all_hold(seed);
-        tiles::multiply_int8();
-        tiles::load_all(!seed);
-        processor::cpuid(0, 0);
-        if !held || !tiles::all_hold(!seed) {
+    let mut round = 0;
+    while round < ROUNDS.load(SeqCst) || apic::now() < UNTIL.load(SeqCst) {
+        let right = if amx {
+            in_tiles(id, round)
+        } else {
+            with_integers(u64::from(id) << 32 | round)
+        };
+        if !right {
             seen(id).wrong.fetch_add(1, SeqCst);
         }
+        round += 1;
     }
-    tiles::release();
+    if amx {
+        tiles::release();
+    }
+}
+
+/// Multiplies in tiles, and keeps a pattern of this CPU's own in them.
+fn in_tiles(id: u32, round: u64) -> bool {
+    let seed = (id * 37 + round as u32) as u8;
+    tiles::load_all(seed);
+    for _ in 0..200 * (id + 1) {
+        core::hint::spin_loop();
+    }
+    let held = tiles::all_hold(seed);
+    tiles::multiply_int8();
+    tiles::load_all(!seed);
+    processor::cpuid(0, 0);
+    held && tiles::all_hold(!seed)
+}
+
+/// Takes a number through a permutation and back again.
+fn with_integers(start: u64) -> bool {
+    const STEPS: u32 = 1000;
+    const FACTOR: u64 = 6_364_136_223_846_793_005;
+    let inverse = (0..6).fold(FACTOR, |inverse: u64, _| {
+        // Newton's iteration modulo 2^64.
+        inverse.wrapping_mul(2_u64.wrapping_sub(FACTOR.wrapping_mul(inverse)))
+    });
+    let there = (0..STEPS).fold(start, |value, _| value.wrapping_mul(FACTOR).wrapping_add(1));
+    processor::cpuid(0, 0);
+    let back = (0..STEPS).fold(there, |value, _| {
+        value.wrapping_sub(1).wrapping_mul(inverse)
+    });
+    core::hint::black_box(there) != start && back == start
 }
 
 /// Waits until `done`, halting; `false` if that takes too long.
@@ -126,7 +160,7 @@ fn wait(done: impl Fn() -> bool) -> bool {
     /// Far more than anything here takes, and the machine's own limit is behind it.
     const PATIENCE: u64 = 4_000_000_000;
     const TICK: u8 = 0x30;
-    let end = apic::now() + PATIENCE;
+    let end = apic::now().max(UNTIL.load(SeqCst)) + PATIENCE;
     loop {
         interrupts::disable();
         if done() {
@@ -145,6 +179,7 @@ fn main(command_line: &'static str) -> ! {
     let mut report = Report::default();
     let cpus = number(command_line, "cpus", 2) as u32;
     ROUNDS.store(number(command_line, "rounds", 100), SeqCst);
+    UNTIL.store(number(command_line, "until", 0), SeqCst);
     let others = 1..cpus;
     let each = |check: &dyn Fn(&Seen) -> bool| others.clone().all(|id| check(seen(id)));
     exceptions::on_interrupt(handle);
@@ -210,7 +245,7 @@ fn main(command_line: &'static str) -> ! {
         wait(|| each(&|seen| seen.done.load(SeqCst) == 1)),
     );
     let wrong = (0..cpus).map(|id| seen(id).wrong.load(SeqCst)).sum::<u64>();
-    report.equal("rounds in which a tile had changed", wrong, 0);
+    report.equal("rounds with a wrong result", wrong, 0);
 
     let first = seen(1);
     first.task.store(SPIN, SeqCst);
