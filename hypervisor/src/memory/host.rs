@@ -12,6 +12,7 @@
 
 #![expect(unsafe_code, reason = "page tables and raw physical memory")]
 
+pub use super::host_error::HostError;
 use super::{
     address::{FRAME_BYTES, HUGE_BYTES, Hpa, LARGE_BYTES},
     ept::{Table, TableFrames},
@@ -52,32 +53,6 @@ const READ_ONLY: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::
 
 static DIRECT_MAP: Once<VirtAddr> = Once::new();
 static FRAMES: Once<Mutex<Frames<'static>>> = Once::new();
-
-/// Why the hypervisor's memory could not be set up.
-#[derive(Clone, Copy, Debug)]
-pub enum HostError {
-    /// No usable run of this many bytes.
-    NoMemory(u64),
-    /// A page of the image is both writable and executable.
-    WritableCode(VirtAddr),
-    /// A page of the image or of the bundle is not mapped by the boot loader.
-    NotMapped(VirtAddr),
-    /// The boot loader's mapping and ours disagree about this address.
-    Mapped(VirtAddr),
-}
-
-impl core::fmt::Display for HostError {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            Self::NoMemory(bytes) => write!(f, "no run of {} KiB of memory is free", bytes / 1024),
-            Self::WritableCode(at) => {
-                write!(f, "page {at:?} of the image is writable and executable")
-            }
-            Self::NotMapped(at) => write!(f, "page {at:?} is not mapped by the boot loader"),
-            Self::Mapped(at) => write!(f, "page {at:?} is mapped twice"),
-        }
-    }
-}
 
 /// The address at which the hypervisor sees the physical address `hpa`, if it
 /// is usable memory.

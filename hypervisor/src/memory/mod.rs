@@ -7,4 +7,6 @@ pub mod frames;
 pub mod guest;
 #[cfg(target_os = "none")]
 pub mod host;
+#[cfg(target_os = "none")]
+mod host_error;
 pub mod walk;

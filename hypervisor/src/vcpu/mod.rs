@@ -7,6 +7,8 @@ pub mod boot_state;
 pub mod control;
 pub mod counters;
 pub mod cpuid_model;
+#[cfg(target_os = "none")]
+mod events;
 pub mod exit;
 pub mod instruction;
 #[cfg(target_os = "none")]

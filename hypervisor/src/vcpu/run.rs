@@ -9,19 +9,16 @@
 use super::{
     Vcpu,
     boot_state::{self, BootState},
+    events::{inject, inject_debug, intercept},
     exit::{self, Report as _},
     interrupts::Interrupts,
-    outcome::{End, Exception, Fault, Leave, Outcome},
+    outcome::{End, Fault, Leave, Outcome},
     snapshot::Snapshot,
     vmcs_report::FromVmcs,
     vmcs_state,
 };
 use crate::{
-    cpu::{
-        msr::Msr,
-        switched::{self, Switched},
-        tables::Tables,
-    },
+    cpu::{msr::Msr, switched::Switched, tables::Tables},
     device::x2apic::{READ_BY_CPU, WRITTEN_BY_CPU},
     memory::host,
     vmx::{
@@ -34,9 +31,7 @@ use crate::{
         root,
         vmcs::{Loaded, Vmcs},
     },
-    xstate::{
-        features::XFeatures, layout::Layout, silicon::Silicon, swap::CpuXstate, xfd::Interception,
-    },
+    xstate::{features::XFeatures, layout::Layout, silicon::Silicon, swap::CpuXstate},
 };
 use alloc::boxed::Box;
 use core::ptr;
@@ -72,10 +67,6 @@ unsafe impl Send for Runner {}
 pub fn frame() -> Frame {
     Frame::new(on_exit)
 }
-
-/// Exceptions that exit whatever the guest does (`exit/exception.rs`).
-pub(super) const ALWAYS_INTERCEPTED: u32 =
-    1 << Exception::DEBUG.vector | 1 << Exception::ALIGNMENT_CHECK.vector;
 
 /// MSRs that belong to the guest while it runs: the hypervisor never uses them,
 /// or VM entry and exit exchange them.
@@ -375,35 +366,4 @@ fn skip(vmcs: &mut Loaded<'_>) {
     let length = u64::from(vmcs.read(field::EXIT_INSTRUCTION_LENGTH));
     let rip = vmcs.read(field::GUEST_RIP);
     vmcs.write(field::GUEST_RIP, rip.wrapping_add(length));
-}
-
-#[inline(always)]
-fn inject(vmcs: &mut Loaded<'_>, exception: Exception) {
-    if let Some(error_code) = exception.error_code {
-        vmcs.write(field::ENTRY_EXCEPTION_ERROR_CODE, error_code);
-    }
-    vmcs.write(field::ENTRY_INTERRUPTION_INFO, exception.info().0);
-}
-
-#[cold]
-fn inject_debug(vmcs: &mut Loaded<'_>, causes: u64) {
-    // SDM Vol. 3, "Debug Control Register (DR7)": the exception clears it.
-    const GENERAL_DETECT: u64 = 1 << 13;
-    switched::add_debug_causes(causes);
-    let dr7 = vmcs.read(field::GUEST_DR7);
-    vmcs.write(field::GUEST_DR7, dr7 & !GENERAL_DETECT);
-    inject(vmcs, Exception::DEBUG);
-}
-
-/// Rules xs-07, xs-08, xs-09: which accesses and exceptions exit from now on.
-#[cold]
-fn intercept(vmcs: &mut Loaded<'_>, bitmap: &mut MsrBitmap, interception: Interception) {
-    let exceptions = if interception.nm {
-        ALWAYS_INTERCEPTED | 1 << Exception::DEVICE_NOT_AVAILABLE.vector
-    } else {
-        ALWAYS_INTERCEPTED
-    };
-    bitmap.set_intercepted(Msr::IA32_XFD, interception.xfd);
-    bitmap.set_intercepted(Msr::IA32_XFD_ERR, interception.xfd_err);
-    vmcs.write(field::EXCEPTION_BITMAP, exceptions);
 }

@@ -5,7 +5,7 @@
 use super::{
     boot_state::{self, BootState, DR7_AT_RESET, PAT_AT_RESET, RFLAGS_AT_START, Segment},
     control::ControlModel,
-    run::ALWAYS_INTERCEPTED,
+    events::ALWAYS_INTERCEPTED,
 };
 use crate::{
     cpu::{

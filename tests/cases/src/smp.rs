@@ -5,7 +5,7 @@ use crate::{
     harness::{Boot, Log, case},
     xstate::{PLAIN, Vm, bundle},
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use std::time::Duration;
 use xtask::machine::Processor;
@@ -104,6 +104,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             },
         ),
         case("smp::an_old_cpu_runs_what_needs_no_amx", old_cpu),
+        case("smp::an_exit_costs_the_same_beside_63_vms", beside_others),
         case("smp::soak", soak),
         case("smp::nobody_starves", nobody_starves),
         case(
@@ -111,6 +112,46 @@ pub(crate) fn trials() -> Vec<Trial> {
             wakes_within_a_slice,
         ),
     ]
+}
+
+/// What exits cost a VM alone on the machine's one CPU, and one beside 63 that sleep.
+fn beside_others(log: &mut Log) -> Result<()> {
+    let bench = |name, cmdline: &str| Vm {
+        name,
+        payload: "bench",
+        cmdline: cmdline.into(),
+        ..PLAIN
+    };
+    let names: Vec<String> = (0..63).map(|number| format!("sleeper{number}")).collect();
+    let mut vms = vec![bench("guest", "")];
+    let alone = log.run(&bundle(&vms))?;
+    alone.succeeded()?;
+    // Longer than the other needs.
+    vms.extend(names.iter().map(|name| bench(name, "sleep=30000000")));
+    let toml: String = vms.iter().map(Vm::toml).collect();
+    let crowded = log.run(&Boot::bundle(toml.replace("16M", "4M")))?;
+    crowded.succeeded()?;
+    let mut rows = 0;
+    for row in &alone.0.console {
+        let Some((name, alone)) = bench_row(row) else {
+            continue;
+        };
+        let beside = crowded.find_of("guest", &format!("bench {name} "))?;
+        let (_, beside) = bench_row(beside).context("a figure")?;
+        ensure!(
+            (beside / alone - 1.0).abs() < 0.05,
+            "{name} costs {alone} alone and {beside} beside 63 VMs"
+        );
+        rows += 1;
+    }
+    ensure!(rows >= 7, "{rows} rows");
+    Ok(())
+}
+
+/// The name and figure of a line of the payload `bench`.
+fn bench_row(line: &str) -> Option<(&str, f64)> {
+    let (name, figure) = line.strip_prefix("guest: bench ")?.split_once(' ')?;
+    Some((name, figure.parse().ok()?))
 }
 
 /// Eight VMs of two vCPUs on four CPUs, half of them with tiles, for 10^10

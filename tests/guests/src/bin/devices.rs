@@ -124,7 +124,7 @@ fn main(_: &'static str) -> ! {
     let masked = taken(0);
     input(IDENTIFICATION);
     // Every character that a report prints interrupts too, so they come later.
-    let mut by = |entry, count| {
+    let by = |entry, count| {
         set_entry(PIN, entry | u64::from(VECTOR));
         out(DATA, b' ');
         let taken = taken(count);

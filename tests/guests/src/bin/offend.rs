@@ -140,8 +140,8 @@ fn main(command_line: &'static str) -> ! {
 /// Every vector many times over.
 fn exceptions(report: &mut Report) {
     const BEYOND_THE_TABLES: u64 = 0x12_3456_7000;
-    let mut count = |what, vector: u64, mut raise: &mut dyn FnMut() -> u64| {
-        let raised = (0..TURNS).filter(|_| (&mut raise)() == vector).count();
+    let mut count = |what, vector: u64, raise: &mut dyn FnMut() -> u64| {
+        let raised = (0..TURNS).filter(|_| raise() == vector).count();
         report.equal(what, raised, TURNS as usize);
     };
     count("#UD", UD, &mut || vector_of!("ud2"));
