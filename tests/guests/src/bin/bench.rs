@@ -52,7 +52,7 @@ fn main(command_line: &'static str) -> ! {
     let misc = rdmsr(MISC_ENABLE);
     // SAFETY: nothing of these has an effect but the exit.
     let empty = ticks(|| unsafe { asm!("nop", options(nomem, nostack)) });
-    let mut row = |name, turn: &mut dyn FnMut()| {
+    let row = |name, turn: &mut dyn FnMut()| {
         let ticks = ticks(turn) - empty;
         say!("bench {name} {}.{}", ticks / 10, ticks % 10);
     };
