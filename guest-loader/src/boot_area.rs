@@ -2,9 +2,9 @@
 //!
 //! | address            | what |
 //! |--------------------|------|
-//! | 0x1000 .. 0x2000   | `hvm_start_info` and its memory map |
+//! | 0x1000 .. 0x2000   | `hvm_start_info` and its memory map, or Linux' zero page |
 //! | 0x2000 .. 0x3000   | command line, zero-terminated |
-//! | 0x3000 .. 0x3018   | GDT |
+//! | 0x3000 .. 0x3020   | GDT |
 //! | 0x4000 .. 0xa000   | page tables: root, one directory pointer table, four directories |
 //! | 0x10000 .. 0x20000 | stack |
 //!
@@ -21,12 +21,12 @@ pub const COMMAND_LINE: u64 = 0x2000;
 pub const COMMAND_LINE_BYTES: usize = 4096;
 /// Address of the GDT.
 pub const GDT: u64 = 0x3000;
-/// Limit of the GDT: three descriptors.
-pub const GDT_LIMIT: u16 = 3 * 8 - 1;
-/// Selector of the code segment.
+/// Selector of the code segment; that of the data segment follows it.
 pub const CODE_SELECTOR: u16 = 0x08;
-/// Selector of the data segment.
-pub const DATA_SELECTOR: u16 = 0x10;
+/// The same for Linux: `__BOOT_CS`.
+pub const LINUX_CODE_SELECTOR: u16 = 0x10;
+/// Bytes of a descriptor, and from one selector to the next.
+pub const DESCRIPTOR_BYTES: u16 = 8;
 /// Address of the page tables' root.
 pub const PAGE_TABLES: u64 = 0x4000;
 /// Top of the stack.
@@ -55,25 +55,28 @@ const START_INFO_BYTES: u64 = 56;
 /// `XEN_HVM_MEMMAP_TYPE_RAM`.
 const MEMORY_MAP_RAM: u32 = 1;
 
-/// The contents, each with its guest-physical address.
-pub(crate) fn build<'a>(memory_bytes: u64, command_line: &str) -> Result<Vec<Copy<'a>>, Error> {
+/// Limit of a GDT whose code segment has this selector.
+pub(crate) fn gdt_limit(code_selector: u16) -> u16 {
+    code_selector + 2 * DESCRIPTOR_BYTES - 1
+}
+
+/// What every image finds, each with its guest-physical address.
+pub(crate) fn common<'a>(command_line: &str, code_selector: u16) -> Result<Vec<Copy<'a>>, Error> {
     if command_line.len() >= COMMAND_LINE_BYTES {
         return Err(Error::CommandLine {
             bytes: command_line.len(),
             allowed: COMMAND_LINE_BYTES - 1,
         });
     }
-    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let bytes = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let mut zero_terminated = command_line.as_bytes().to_vec();
     zero_terminated.push(0);
+    let mut gdt = vec![0; usize::from(code_selector / DESCRIPTOR_BYTES)];
+    gdt.extend([CODE_DESCRIPTOR, DATA_DESCRIPTOR]);
     Ok(vec![
-        (START_INFO, Cow::Owned(start_info(memory_bytes))),
         (COMMAND_LINE, Cow::Owned(zero_terminated)),
-        (
-            GDT,
-            Cow::Owned(words(&[0, CODE_DESCRIPTOR, DATA_DESCRIPTOR])),
-        ),
-        (PAGE_TABLES, Cow::Owned(words(&page_tables()))),
+        (GDT, Cow::Owned(bytes(&gdt))),
+        (PAGE_TABLES, Cow::Owned(bytes(&page_tables()))),
     ])
 }
 
@@ -90,7 +93,8 @@ fn page_tables() -> Vec<u64> {
     root.chain(pointers).chain(pages).collect()
 }
 
-fn start_info(memory_bytes: u64) -> Vec<u8> {
+/// The `hvm_start_info`.
+pub(crate) fn start_info<'a>(memory_bytes: u64) -> Copy<'a> {
     let mut bytes = Vec::new();
     let flags = 0_u32;
     let modules = 0_u32;
@@ -117,7 +121,7 @@ fn start_info(memory_bytes: u64) -> Vec<u8> {
     for word in [MEMORY_MAP_RAM, reserved] {
         bytes.extend(word.to_le_bytes());
     }
-    bytes
+    (START_INFO, Cow::Owned(bytes))
 }
 
 #[cfg(test)]
@@ -153,7 +157,9 @@ mod tests {
 
     #[test]
     fn nothing_overlaps_and_all_lies_below_the_image() {
-        let contents = build(64 << 20, &"x".repeat(COMMAND_LINE_BYTES - 1)).unwrap();
+        let command_line = "x".repeat(COMMAND_LINE_BYTES - 1);
+        let mut contents = common(&command_line, LINUX_CODE_SELECTOR).unwrap();
+        contents.push(start_info(64 << 20));
         let mut ranges: Vec<_> = contents
             .iter()
             .map(|(at, bytes)| *at..at + bytes.len() as u64)
@@ -169,7 +175,7 @@ mod tests {
 
     #[test]
     fn the_start_info_leads_to_command_line_and_memory_map() {
-        let bytes = start_info(64 << 20);
+        let (_, bytes) = start_info(64 << 20);
         let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
         let long = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
         assert_eq!((word(0), word(4)), (START_INFO_MAGIC, 1));
@@ -182,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_command_line_that_is_too_long_is_refused() {
-        let error = build(64 << 20, &"x".repeat(COMMAND_LINE_BYTES)).unwrap_err();
+        let error = common(&"x".repeat(COMMAND_LINE_BYTES), CODE_SELECTOR).unwrap_err();
         assert_eq!(
             error,
             Error::CommandLine {

@@ -67,6 +67,8 @@ pub enum Error {
         /// The entry point.
         at: u64,
     },
+    /// An initial ramdisk for an image that takes none.
+    Initrd,
     /// The command line is longer than its place.
     CommandLine {
         /// Bytes it has.
@@ -98,7 +100,7 @@ impl fmt::Display for Error {
             Self::UnknownImage { start } => {
                 write!(f, "the image is of no known kind (it begins with")?;
                 start.iter().try_for_each(|byte| write!(f, " {byte:02x}"))?;
-                f.write_str("); known: ELF64 executables for x86-64")
+                f.write_str("); known: ELF64 executables for x86-64, Linux bzImage")
             }
             Self::Truncated {
                 what,
@@ -128,6 +130,7 @@ impl fmt::Display for Error {
             Self::Entry { at } => {
                 write!(f, "entry point {at:#x} lies in no executable segment")
             }
+            Self::Initrd => f.write_str("an initrd is given, and the image takes none"),
             Self::CommandLine { bytes, allowed } => {
                 write!(
                     f,

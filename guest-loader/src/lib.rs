@@ -5,7 +5,8 @@
 //! with. Nothing here touches memory of a guest; every field of an image is
 //! checked, and an error names image, field and offset.
 //!
-//! What an ELF64 image (x86-64, `ET_EXEC`) can expect at its entry point:
+//! Linux kernels (bzImage) are entered by the 64-bit boot protocol, with ACPI tables
+//! ([`acpi`]). What an ELF64 image (x86-64, `ET_EXEC`) can expect at its entry point:
 //!
 //! - 64-bit mode, CPL 0, interrupts off, RFLAGS = 2, no IDT;
 //! - the first 4 GiB mapped one to one, writable and executable;
@@ -32,10 +33,12 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod acpi;
 pub mod boot_area;
 pub mod bundle;
 mod elf;
 mod error;
+mod linux;
 
 pub use error::{Error, Field};
 
@@ -66,50 +69,92 @@ pub enum Entry {
         rip: u64,
         /// Top of the stack.
         rsp: u64,
-        /// Address of the `hvm_start_info`.
-        start_info: u64,
+        /// RDI: address of the `hvm_start_info`, for images that take it.
+        rdi: u64,
+        /// RSI: address of the zero page, for Linux.
+        rsi: u64,
         /// Address of the page tables' root.
         cr3: u64,
         /// Address of the GDT.
         gdt_base: u64,
         /// Limit of the GDT in bytes.
         gdt_limit: u16,
-        /// Selector of the code segment.
+        /// Selector of the code segment; that of the data segment follows it.
         code_selector: u16,
-        /// Selector of the data segment.
-        data_selector: u16,
     },
 }
 
-/// Recognises `image` and lays it out in `memory_bytes` of guest memory.
+/// An entry in 64-bit mode with one pointer to what is to be known.
+fn long64(rip: u64, [rdi, rsi]: [u64; 2], code_selector: u16) -> Entry {
+    Entry::Long64 {
+        rip,
+        rsp: boot_area::STACK_TOP,
+        rdi,
+        rsi,
+        cr3: boot_area::PAGE_TABLES,
+        gdt_base: boot_area::GDT,
+        gdt_limit: boot_area::gdt_limit(code_selector),
+        code_selector,
+    }
+}
+
+/// What is to be laid out.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The image that is booted.
+    pub image: &'a [u8],
+    /// The initial ramdisk, for a kernel that takes one.
+    pub initrd: Option<&'a [u8]>,
+    /// Bytes of guest memory, from address zero on.
+    pub memory_bytes: u64,
+    /// The command line.
+    pub command_line: &'a str,
+    /// Number of vCPUs.
+    pub vcpus: u32,
+}
+
+/// Recognises the image and lays it out in guest memory.
 ///
 /// # Errors
 /// The image is of no known kind, or broken, or does not fit.
-pub fn plan<'a>(image: &'a [u8], memory_bytes: u64, command_line: &str) -> Result<Plan<'a>, Error> {
+pub fn plan<'a>(request: &Request<'a>) -> Result<Plan<'a>, Error> {
+    let &Request {
+        image,
+        initrd,
+        memory_bytes,
+        command_line,
+        vcpus,
+    } = request;
+    if linux::is_linux(image) {
+        let kernel = linux::load(image, initrd, memory_bytes, command_line, vcpus)?;
+        let mut copies = boot_area::common(command_line, boot_area::LINUX_CODE_SELECTOR)?;
+        copies.extend(kernel.copies);
+        let registers = [0, boot_area::START_INFO];
+        return Ok(Plan {
+            copies,
+            entry: long64(kernel.entry, registers, boot_area::LINUX_CODE_SELECTOR),
+        });
+    }
     if !elf::is_elf(image) {
         return Err(Error::UnknownImage {
             start: image.iter().copied().take(4).collect(),
         });
     }
+    if initrd.is_some() {
+        return Err(Error::Initrd);
+    }
     let elf = elf::load(image, memory_bytes)?;
-    let mut copies = boot_area::build(memory_bytes, command_line)?;
+    let mut copies = boot_area::common(command_line, boot_area::CODE_SELECTOR)?;
+    copies.push(boot_area::start_info(memory_bytes));
     copies.extend(
         elf.segments
             .into_iter()
             .map(|(at, bytes)| (at, Cow::Borrowed(bytes))),
     );
+    let registers = [boot_area::START_INFO, 0];
     Ok(Plan {
         copies,
-        entry: Entry::Long64 {
-            rip: elf.entry,
-            rsp: boot_area::STACK_TOP,
-            start_info: boot_area::START_INFO,
-            cr3: boot_area::PAGE_TABLES,
-            gdt_base: boot_area::GDT,
-            gdt_limit: boot_area::GDT_LIMIT,
-            code_selector: boot_area::CODE_SELECTOR,
-            data_selector: boot_area::DATA_SELECTOR,
-        },
+        entry: long64(elf.entry, registers, boot_area::CODE_SELECTOR),
     })
 }
 

@@ -42,6 +42,8 @@ pub struct BootState {
     pub rsp: u64,
     /// RDI
     pub rdi: u64,
+    /// RSI
+    pub rsi: u64,
     /// RDX
     pub rdx: u64,
     /// CS
@@ -117,6 +119,7 @@ impl BootState {
             rip: RESET_RIP,
             rsp: 0,
             rdi: 0,
+            rsi: 0,
             rdx: signature,
             code: segment(RESET_CODE_SELECTOR, RESET_CODE_BASE, REAL_MODE_CODE),
             data: segment(0, 0, REAL_MODE_DATA),
@@ -141,7 +144,7 @@ impl BootState {
     pub fn long_mode(
         rip: u64,
         rsp: u64,
-        rdi: u64,
+        [rdi, rsi]: [u64; 2],
         cr3: u64,
         gdt: TableRegister,
         selectors: [u16; 2],
@@ -161,6 +164,7 @@ impl BootState {
             rip,
             rsp,
             rdi,
+            rsi,
             rdx: 0,
             code: flat(code, FLAT_RIGHTS | CODE_READABLE | LONG | PAGES),
             data: flat(data, FLAT_RIGHTS | DATA_WRITABLE | DEFAULT_32 | PAGES),

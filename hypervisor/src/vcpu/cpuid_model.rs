@@ -35,6 +35,9 @@ const BASIC: usize = 0x20;
 const EXTENDED: usize = 9;
 const EXTENDED_BASE: u32 = 0x8000_0000;
 const HYPERVISOR_BASE: u32 = 0x4000_0000;
+/// A second range, for guests that look for KVM, and its last leaf.
+const KVM_BASE: u32 = 0x4000_0100;
+const KVM_FEATURES: u32 = KVM_BASE + 1;
 
 /// An answer without any feature.
 const NOTHING: CpuIdResult = CpuIdResult {
@@ -58,6 +61,9 @@ struct Leaf {
     echo: u32,
 }
 
+/// KVM's features: none.
+const NO_FEATURES: Leaf = Leaf::plain(NOTHING);
+
 impl Leaf {
     const fn plain(answer: CpuIdResult) -> Self {
         Self {
@@ -75,6 +81,7 @@ pub struct CpuidModel {
     basic: [Leaf; BASIC],
     extended: [Leaf; EXTENDED],
     hypervisor: Leaf,
+    kvm: Leaf,
     /// The highest basic leaf, which answers for leaves out of range
     /// (SDM Vol. 2, "CPUID—CPU Identification").
     highest: Leaf,
@@ -108,10 +115,13 @@ impl CpuidModel {
             leaf
         } else if let Some(leaf) = self.extended.get(extended) {
             leaf
-        } else if leaf == HYPERVISOR_BASE {
-            &self.hypervisor
         } else {
-            &self.highest
+            match leaf {
+                HYPERVISOR_BASE => &self.hypervisor,
+                KVM_BASE => &self.kvm,
+                KVM_FEATURES => &NO_FEATURES,
+                _ => &self.highest,
+            }
         }
     }
 

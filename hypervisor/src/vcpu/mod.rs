@@ -117,6 +117,7 @@ impl Vcpu {
     pub fn restart(&mut self, boot: &BootState) {
         self.frame.registers = Registers {
             rdi: boot.rdi,
+            rsi: boot.rsi,
             rdx: boot.rdx,
             ..Registers::default()
         };

@@ -98,7 +98,7 @@ impl Runner {
         ept_pointer: u64,
         boot: &BootState,
     ) -> Result<Box<Self>, VmxError> {
-        (vcpu.frame.registers.rdi, vcpu.frame.registers.rdx) = (boot.rdi, boot.rdx);
+        vcpu.restart(boot);
         let mut msr_bitmap = Box::new(MsrBitmap::intercept_all());
         for msr in PASSED_THROUGH {
             msr_bitmap.pass_through(msr);

@@ -33,7 +33,7 @@ use crate::{
 };
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use core::{cell::Cell, fmt, sync::atomic::AtomicBool};
-use guest_loader::{Entry, bundle};
+use guest_loader::{Entry, boot_area::DESCRIPTOR_BYTES, bundle};
 use raw_cpuid::CpuIdReader;
 use spin::Mutex;
 
@@ -132,8 +132,14 @@ impl<C: CpuIdReader> Factory<'_, C> {
                 cpus: self.cpus,
             });
         }
-        let plan = guest_loader::plan(vm.image, config.memory, &config.cmdline)
-            .map_err(CreateError::Image)?;
+        let plan = guest_loader::plan(&guest_loader::Request {
+            image: vm.image,
+            initrd: vm.initrd,
+            memory_bytes: config.memory,
+            command_line: &config.cmdline,
+            vcpus: config.vcpus,
+        });
+        let plan = plan.map_err(CreateError::Image)?;
         let mut memory =
             GuestMemory::new(config.memory, self.vmx.ept_pages).map_err(CreateError::Memory)?;
         for (gpa, bytes) in &plan.copies {
@@ -243,25 +249,19 @@ fn boot_state(entry: Entry) -> BootState {
         Entry::Long64 {
             rip,
             rsp,
-            start_info,
+            rdi,
+            rsi,
             cr3,
             gdt_base,
             gdt_limit,
             code_selector,
-            data_selector,
         } => {
             let gdt = TableRegister {
                 base: gdt_base,
                 limit: u32::from(gdt_limit),
             };
-            BootState::long_mode(
-                rip,
-                rsp,
-                start_info,
-                cr3,
-                gdt,
-                [code_selector, data_selector],
-            )
+            let selectors = [code_selector, code_selector + DESCRIPTOR_BYTES];
+            BootState::long_mode(rip, rsp, [rdi, rsi], cr3, gdt, selectors)
         }
     }
 }

@@ -14,7 +14,7 @@ pub use ipi::{Ipi, IpiKind, IpiTarget};
 use register as reg;
 use timer::TimerMode;
 pub use vectors::Page;
-use vectors::Register;
+use vectors::{Register, Vectors};
 
 /// First MSR of the x2APIC.
 pub const FIRST_MSR: u32 = 0x800;
@@ -114,12 +114,22 @@ impl X2Apic {
 
     /// INIT: as after power-up, with the same ID, in the same mode and page.
     pub fn reset(&mut self) {
-        let mut page = core::mem::take(&mut self.page);
-        *page = Page::default();
-        *self = Self {
-            page,
-            ..Self::new(self.id, self.bus_ratio)
-        };
+        self.page.task_priority = Register(0);
+        for vectors in [
+            &mut self.page.in_service,
+            &mut self.page.level,
+            &mut self.page.request,
+        ] {
+            *vectors = Vectors::default();
+        }
+        self.spurious = SPURIOUS_AT_RESET;
+        self.lvt = [LVT_MASKED; LVT_ENTRIES];
+        self.errors = Errors::empty();
+        self.error_status = Errors::empty();
+        self.command = 0;
+        self.initial_count = 0;
+        self.divide = 0;
+        self.deadline = None;
     }
 
     /// The page of the registers that the CPU may keep for us.

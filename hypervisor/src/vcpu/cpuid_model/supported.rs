@@ -2,7 +2,9 @@
 //! permission. Leaves that are not named here answer zeros.
 
 use super::features::{self, LEAF_1_ECX, LEAF_1_EDX, Register, Word};
-use super::{BASIC, CpuidModel, EXTENDED, EXTENDED_BASE, HYPERVISOR_BASE, Leaf, NOTHING};
+use super::{
+    BASIC, CpuidModel, EXTENDED, EXTENDED_BASE, HYPERVISOR_BASE, KVM_FEATURES, Leaf, NOTHING,
+};
 use crate::cpu::bits::split;
 use crate::xstate::features::XFeatures;
 use crate::xstate::layout::{Format, Layout, XSTATE_LEAF};
@@ -12,6 +14,10 @@ use raw_cpuid::{CpuIdReader, CpuIdResult};
 
 /// EBX, ECX and EDX of leaf 0x4000_0000.
 const SIGNATURE: [u8; 12] = *b"Tilevisor\0\0\0";
+/// The same of leaf 0x4000_0100: KVM's interface, with none of its features. Linux
+/// leaves the APIC in x2APIC mode only under a hypervisor that it knows (Linux
+/// documentation, "KVM CPUID bits").
+const KVM_SIGNATURE: [u8; 12] = *b"KVMKVMKVM\0\0\0";
 
 /// Sub-leaves of a leaf are looked for up to this number, so that a broken
 /// host cannot make the table endless. All that are shown have far fewer.
@@ -98,7 +104,8 @@ impl<C: CpuIdReader> Builder<'_, C> {
         let mut model = CpuidModel {
             basic,
             extended,
-            hypervisor: hypervisor(),
+            hypervisor: hypervisor(HYPERVISOR_BASE, SIGNATURE),
+            kvm: hypervisor(KVM_FEATURES, KVM_SIGNATURE),
             highest: highest_leaf,
             sub_leaves: self.sub_leaves,
             layout: self.layout.clone(),
@@ -283,14 +290,15 @@ impl<C: CpuIdReader> Builder<'_, C> {
     }
 }
 
-/// Leaf 0x4000_0000: the highest leaf of the range, and who answers.
-fn hypervisor() -> Leaf {
+/// The first leaf of a range of hypervisor leaves: the highest of the range, and who
+/// answers.
+fn hypervisor(highest: u32, signature: [u8; 12]) -> Leaf {
     let [ebx, ecx, edx] = [0, 4, 8].map(|at| {
-        let bytes = SIGNATURE.get(at..).and_then(|rest| rest.first_chunk());
+        let bytes = signature.get(at..).and_then(|rest| rest.first_chunk());
         u32::from_le_bytes(*bytes.unwrap_or(&[0; 4]))
     });
     Leaf::plain(CpuIdResult {
-        eax: HYPERVISOR_BASE,
+        eax: highest,
         ebx,
         ecx,
         edx,
