@@ -1,6 +1,6 @@
 //! Builds what runs on the machine, and disks that boot it.
 
-use crate::project::{BARE, root, target};
+use crate::project::{BARE, STATIC, root, target};
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
@@ -53,12 +53,24 @@ pub fn conformance() -> Result<PathBuf> {
     bare("conformance", "conformance")
 }
 
+/// Builds the program `name` of `tests/linux`, which needs nothing but a kernel.
+///
+/// # Errors
+/// The build's own.
+pub fn linux_program(name: &str) -> Result<PathBuf> {
+    release("linux-programs", name, STATIC)
+}
+
 fn bare(package: &str, binary: &str) -> Result<PathBuf> {
+    release(package, binary, BARE)
+}
+
+fn release(package: &str, binary: &str, platform: &str) -> Result<PathBuf> {
     let arguments = [
         "build",
         "--release",
         "--target",
-        BARE,
+        platform,
         "--package",
         package,
         "--bin",
@@ -67,7 +79,7 @@ fn bare(package: &str, binary: &str) -> Result<PathBuf> {
     let mut command = cargo();
     command.args(arguments).current_dir(root());
     quietly(&mut command, &format!("building {binary}"))?;
-    Ok(target().join(BARE).join("release").join(binary))
+    Ok(target().join(platform).join("release").join(binary))
 }
 
 /// The cargo that runs us, without what it told us about our own package.

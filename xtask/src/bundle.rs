@@ -1,6 +1,6 @@
 //! The bundle's description: TOML for people, packed for the hypervisor.
 
-use crate::{build, project::root, size};
+use crate::{build, linux, project::root, size};
 use anyhow::{Context, Result};
 use guest_loader::bundle::{self, StateRegisters, Vm, VmConfig, XstateDescription};
 use serde::Deserialize;
@@ -16,6 +16,10 @@ pub fn default() -> PathBuf {
 
 /// An image named so is a payload of `tests/guests`, built on the way.
 const PAYLOAD: &str = "payload:";
+/// An image named so is the kernel of a package of Debian's, `SUITE/PACKAGE`.
+const DEBIAN: &str = "debian:";
+/// An initrd named so is made of busybox and an init of `tests/linux`.
+const INITRAMFS: &str = "initramfs:";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -126,9 +130,15 @@ pub fn pack(text: &str, folder: &Path) -> Result<Vec<u8>> {
 }
 
 fn load(name: &str, folder: &Path) -> Result<Vec<u8>> {
-    let path = match name.strip_prefix(PAYLOAD) {
-        Some(payload) => build::payload(payload)?,
-        None => folder.join(name),
+    if let Some(init) = name.strip_prefix(INITRAMFS) {
+        return linux::initramfs(init);
+    }
+    let path = if let Some(payload) = name.strip_prefix(PAYLOAD) {
+        build::payload(payload)?
+    } else if let Some(package) = name.strip_prefix(DEBIAN) {
+        linux::kernel(package)?
+    } else {
+        folder.join(name)
     };
     fs::read(&path).with_context(|| format!("image {}", path.display()))
 }

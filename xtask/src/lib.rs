@@ -1,8 +1,10 @@
 //! Build, run and test Tilevisor: what `cargo xtask` does, and what the
 //! whole-machine tests share with it.
 
+pub mod archive;
 pub mod build;
 pub mod bundle;
+pub mod linux;
 pub mod machine;
 pub mod packages;
 pub mod project;

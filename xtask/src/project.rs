@@ -16,3 +16,5 @@ pub fn target() -> PathBuf {
 
 /// The target of everything that runs on the machine or in a VM.
 pub const BARE: &str = "x86_64-unknown-none";
+/// The target of programs that run in a Linux guest.
+pub const STATIC: &str = "x86_64-unknown-linux-musl";

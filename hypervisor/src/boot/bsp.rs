@@ -19,11 +19,11 @@ use crate::{
         power::{self, Verdict},
     },
     say, sched,
-    vm::create::Factory,
+    vm::create::{FACTORY, Factory},
 };
 use alloc::vec::Vec;
 use bootloader_api::{BootInfo, info::MemoryRegionKind};
-use core::{cell::Cell, fmt, ops::Range};
+use core::{fmt, ops::Range};
 use guest_loader::bundle::Bundle;
 use linked_list_allocator::LockedHeap;
 use raw_cpuid::CpuIdReaderNative;
@@ -181,20 +181,17 @@ extern "C" fn continue_on_own_tables() -> ! {
         .unwrap_or_else(|| refuse("the boot loader brought no guest bundle"));
     let bundle =
         Bundle::parse(bundle).unwrap_or_else(|error| refuse(format_args!("guest bundle: {error}")));
-    let factory = Factory {
+    let factory = FACTORY.call_once(|| Factory {
         cpuid: CpuIdReaderNative,
-        layout: &own.layout,
-        vmx: &own.vmx,
+        layout: own.layout,
+        vmx: own.vmx,
         cpus: machine.processors.len().max(1),
-        vpids: Cell::new(0),
-    };
-    for vm in &bundle.vms {
-        match factory.create(vm) {
-            Ok(threads) => sched::POOL.add(threads.into_iter()),
-            Err(error) => {
-                say!("VM {:?} cannot be made: {error}", vm.config.name);
-                sched::POOL.count_failure();
-            }
+        bundle,
+    });
+    for number in 0..factory.bundle.vms.len() {
+        match factory.make(number) {
+            Some(threads) => sched::POOL.add(threads),
+            None => sched::POOL.count_failure(),
         }
     }
     if let Some(page) = machine.trampoline {

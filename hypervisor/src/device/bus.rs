@@ -9,6 +9,9 @@ use super::{
 use crate::memory::address::Gpa;
 use crate::vmx::exit::PortAccess;
 use alloc::{boxed::Box, vec::Vec};
+use guest_loader::acpi::{
+    RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_SOFT_OFF, SLEEP_STATUS_PORT,
+};
 
 /// First port of the guest's console, as on every PC.
 const UART: u16 = 0x3f8;
@@ -30,6 +33,8 @@ pub enum Effect {
     Line,
     /// The VM ends with this code.
     End(u32),
+    /// The VM begins again.
+    Reset,
 }
 
 /// Whether a device answers at `gpa`, where there is no memory.
@@ -73,6 +78,8 @@ impl Bus {
                 return (effect, self.update_lines());
             }
             EXIT => Effect::End(value & mask(access)),
+            SLEEP_CONTROL_PORT if value as u8 == SLEEP_SOFT_OFF => Effect::End(0),
+            RESET_PORT if value as u8 == RESET_VALUE => Effect::Reset,
             _ => Effect::None,
         };
         (effect, None)
@@ -90,6 +97,8 @@ impl Bus {
                 let _ = self.update_lines();
                 value
             }
+            // Nothing has woken the machine from a sleep.
+            SLEEP_CONTROL_PORT | SLEEP_STATUS_PORT => 0,
             _ => u32::MAX,
         };
         value & mask(access)
@@ -209,6 +218,20 @@ mod tests {
             bus.write(access(EXIT, 4, false), 0x1234_5600).0,
             Effect::End(0x1234_5600)
         );
+    }
+
+    #[test]
+    fn acpi_registers_switch_off_and_reset() {
+        let mut bus = Bus::default();
+        let mut out = |port, value| bus.write(access(port, 1, false), value).0;
+        assert_eq!(out(0x600, 0x34), Effect::End(0));
+        // Another state, and the type without the bit that enters it.
+        assert_eq!([out(0x600, 0x30), out(0x600, 0x14)], [Effect::None; 2]);
+        assert_eq!(
+            [out(0xcf9, 2), out(0xcf9, 6)],
+            [Effect::None, Effect::Reset]
+        );
+        assert_eq!(bus.read(access(0x601, 1, true)), 0);
     }
 
     #[test]

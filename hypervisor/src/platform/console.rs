@@ -37,30 +37,53 @@ fn set_fastest() {
     }
 }
 
-/// Prints one line of the hypervisor.
-pub fn say(what: fmt::Arguments<'_>) {
-    // A serial port cannot fail: what nobody listens to is lost.
-    let _ = writeln!(CONSOLE.lock(), "tilevisor: {what}");
+/// The VM whose line is not yet complete, if that is the last one on the console.
+static OPEN: Mutex<Option<usize>> = Mutex::new(None);
+
+/// Ends the line that a guest has begun.
+fn end_open(port: &mut SerialPort) {
+    if OPEN.lock().take().is_some() {
+        let _ = port.write_char('\n');
+    }
 }
 
-/// Prints one line of the guest `name`; bytes that are not printable ASCII are
-/// shown as `\xNN`, so that a guest cannot forge another's line or drive the
-/// terminal. ESC and TAB pass: guests colour and align their output.
-pub fn guest_line(name: &str, line: &[u8]) {
+/// Prints one line of the hypervisor.
+pub fn say(what: fmt::Arguments<'_>) {
     let mut port = CONSOLE.lock();
-    let _ = write!(port, "{name}: ");
+    end_open(&mut port);
+    // A serial port cannot fail: what nobody listens to is lost.
+    let _ = writeln!(port, "tilevisor: {what}");
+}
+
+/// Prints output of the guest `name`, VM `number`; bytes that are not printable ASCII
+/// are shown as `\xNN`, so that a guest cannot forge another's line or drive the
+/// terminal. ESC, TAB and BS pass: guests colour, align and edit their output. A line
+/// that is not `complete` may go on, if nobody else prints in between.
+pub fn guest_line(name: &str, number: usize, line: &[u8], complete: bool) {
+    const BACKSPACE: u8 = 0x08;
+    const ESCAPE: u8 = 0x1b;
+    let mut port = CONSOLE.lock();
+    if *OPEN.lock() != Some(number) {
+        end_open(&mut port);
+        let _ = write!(port, "{name}: ");
+    }
     for &byte in line {
         let _ = match byte {
-            b' '..=b'~' | b'\t' | 0x1b => port.write_char(char::from(byte)),
+            b' '..=b'~' | b'\t' | BACKSPACE | ESCAPE => port.write_char(char::from(byte)),
             _ => write!(port, "\\x{byte:02x}"),
         };
     }
-    let _ = port.write_char('\n');
+    if complete {
+        let _ = port.write_char('\n');
+    }
+    *OPEN.lock() = (!complete).then_some(number);
 }
 
 /// Prints one line without a prefix: the machine's verdict, for tools.
 pub(crate) fn verdict_line(line: &str) {
-    let _ = writeln!(CONSOLE.lock(), "{line}");
+    let mut port = CONSOLE.lock();
+    end_open(&mut port);
+    let _ = writeln!(port, "{line}");
 }
 
 /// The key that the operator pressed, if any.
@@ -85,7 +108,10 @@ pub(super) fn drain() {
 pub fn break_lock() {
     // SAFETY: used only on the way to the end of the machine, where garbled
     // output is better than none; the port itself holds no invariant.
-    unsafe { CONSOLE.force_unlock() }
+    unsafe {
+        CONSOLE.force_unlock();
+        OPEN.force_unlock();
+    }
 }
 
 /// Prints a line of the hypervisor, with the arguments of `format!`.

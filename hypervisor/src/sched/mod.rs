@@ -5,21 +5,25 @@
 //! wakes up, ahead of those that have used theirs up. So a vCPU that wakes up runs
 //! within one slice, and one that never halts still gets its turn.
 
+mod operator;
 mod pool;
 mod running;
 
 use crate::{
     cpu::{apic::Apic, tables::Tables, tsc},
     platform::{
-        backtrace, console,
+        backtrace,
         power::{self, Verdict},
     },
     vcpu::{
         outcome::{End, Fault, Leave},
+        peers::Peers,
         run::Cpu,
     },
     vm::{
-        code, report,
+        code,
+        create::FACTORY,
+        report,
         thread::{Thread, Waits},
     },
     vmx::root,
@@ -31,8 +35,6 @@ use pool::Turn;
 pub use pool::{MOST_CPUS, POOL};
 use x86_64::instructions::interrupts;
 
-/// The operator's key for "what is running?", as on BSD's terminals (SIGINFO).
-const STATUS_KEY: u8 = 0x14;
 /// The CPU that listens to the operator.
 const FIRST_CPU: u16 = 0;
 /// How often it listens while it has nothing else to do.
@@ -233,6 +235,7 @@ impl Scheduler {
                     self.notify(thread);
                 }
                 Leave::Halted { interruptible } => {
+                    thread.vm.show_begun();
                     return match thread.wait_for(Waits::Event { interruptible }) {
                         false => Stop::Waits,
                         true => Stop::Ends(End::Fault(Fault::HaltedForEver)),
@@ -285,7 +288,11 @@ impl Scheduler {
     /// Makes those look into their inboxes whom `thread` sent something.
     fn notify(&self, thread: &mut Thread) {
         let targets = core::mem::take(&mut thread.runner.vcpu().notify);
-        let inboxes = (0_u32..).zip(thread.vm.peers.inboxes());
+        self.notify_all(&thread.vm.peers, targets);
+    }
+
+    fn notify_all(&self, peers: &Peers, targets: u64) {
+        let inboxes = (0_u32..).zip(peers.inboxes());
         for (_, inbox) in inboxes.filter(|(number, _)| targets & 1 << number != 0) {
             let cpu = match inbox.place() {
                 Some(cpu) => (cpu != self.index).then(|| POOL.apic_id(cpu)),
@@ -301,11 +308,13 @@ impl Scheduler {
     fn end(&mut self, mut thread: Box<Thread>, end: End) {
         let vm = thread.vm.clone();
         if !vm.ended.swap(true, Ordering::AcqRel) {
-            vm.show_rest();
+            vm.show_begun();
             report::ended(&mut thread, end);
+            vm.resets.store(end == End::Reset, Ordering::Release);
             if !end.is_success() {
                 POOL.count_failure();
             }
+            POOL.hang_up(vm.number);
             for waiting in POOL.remove(&vm) {
                 self.retire(waiting);
             }
@@ -339,10 +348,27 @@ impl Scheduler {
         drop(runner);
         if let Some(vm) = Arc::into_inner(vm) {
             report::totals(&vm, self.listen / LISTEN_US);
+            let again = vm.resets.load(Ordering::Acquire).then_some(vm.number);
             drop(vm);
+            if let Some(number) = again {
+                self.begin_again(number);
+            }
             if POOL.count_end() == 0 && self.index != FIRST_CPU {
                 self.apic.notify(POOL.apic_id(FIRST_CPU));
             }
+        }
+    }
+
+    /// Makes VM `number` of the bundle once more.
+    fn begin_again(&mut self, number: usize) {
+        // Its tables may lie where the old ones lay.
+        POOL.count_given_back();
+        match FACTORY.get().and_then(|factory| factory.make(number)) {
+            Some(threads) => POOL.add(threads),
+            None => POOL.count_failure(),
+        }
+        if let Some(cpu) = POOL.idle_cpu(None) {
+            self.apic.notify(cpu);
         }
     }
 
@@ -353,27 +379,6 @@ impl Scheduler {
         if self.forgotten != ended {
             self.forgotten = ended;
             root::forget_guest_translations();
-        }
-    }
-
-    /// Looks whether the operator asks what is running, and answers for the vCPU on
-    /// this CPU; the first CPU also for those that wait.
-    fn listen(&mut self) {
-        if self.index == FIRST_CPU && console::key() == Some(STATUS_KEY) {
-            POOL.ask();
-            for mut thread in POOL.remove_all() {
-                report::status(&mut thread);
-                thread.runner.leave_cpu();
-                self.give_back(thread);
-            }
-        }
-        let asked = POOL.asked();
-        if asked != self.answered {
-            self.answered = asked;
-            // After the others, because a report makes the vCPU's VMCS current.
-            if let Some(thread) = &mut self.current {
-                report::status(thread);
-            }
         }
     }
 }

@@ -3,12 +3,19 @@
 
 use crate::{
     cpu::tsc,
+    device::bus::Bus,
+    vcpu::peers::Peers,
     vm::{
         Vm,
         thread::{Thread, Wake},
     },
 };
-use alloc::{boxed::Box, collections::VecDeque, sync::Arc};
+use alloc::{
+    boxed::Box,
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    vec::Vec,
+};
 use core::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release, SeqCst},
@@ -33,6 +40,9 @@ pub struct Pool {
     alive: AtomicUsize,
     /// VMs whose memory was given back.
     ended: AtomicU64,
+    /// The devices and vCPUs that the operator's input can go to, by the numbers of
+    /// their VMs.
+    lines: Mutex<BTreeMap<usize, Line>>,
     /// A VM could not be made, or ended otherwise than with success.
     failed: AtomicBool,
     /// How often the operator asked what is running.
@@ -47,9 +57,13 @@ pub static POOL: Pool = Pool {
     ids: [const { AtomicU32::new(0) }; MOST_CPUS],
     alive: AtomicUsize::new(0),
     ended: AtomicU64::new(0),
+    lines: Mutex::new(BTreeMap::new()),
     failed: AtomicBool::new(false),
     asked: AtomicU32::new(0),
 };
+
+/// Where the operator's input goes: what interrupts, and whom.
+pub(super) type Line = (Arc<Mutex<Bus>>, Arc<Peers>);
 
 /// What a CPU does next.
 pub(super) enum Turn {
@@ -67,8 +81,12 @@ pub(super) enum Turn {
 
 impl Pool {
     /// Takes in the vCPUs of a VM that was created.
-    pub fn add(&self, threads: impl Iterator<Item = Box<Thread>>) {
+    pub fn add(&self, threads: Vec<Box<Thread>>) {
         self.alive.fetch_add(1, Relaxed);
+        if let Some(thread) = threads.first() {
+            let line = (thread.vm.bus.clone(), thread.vm.peers.clone());
+            self.lines.lock().insert(thread.vm.number, line);
+        }
         let mut queue = self.queue.lock();
         queue.extend(threads);
         // Every CPU looks before it halts for the first time.
@@ -92,10 +110,28 @@ impl Pool {
         self.ended.load(Acquire)
     }
 
-    /// Counts a VM whose memory was given back; how many are left.
-    pub(super) fn count_end(&self) -> usize {
+    /// Counts a VM whose memory was given back.
+    pub(super) fn count_given_back(&self) {
         self.ended.fetch_add(1, Release);
+    }
+
+    /// Counts the end of a VM; how many are left.
+    pub(super) fn count_end(&self) -> usize {
+        self.count_given_back();
         self.alive.fetch_sub(1, Release) - 1
+    }
+
+    /// The line of the first VM that has not ended.
+    pub(super) fn line(&self) -> Option<Line> {
+        self.lines
+            .lock()
+            .first_key_value()
+            .map(|(_, line)| line.clone())
+    }
+
+    /// VM `number` no longer takes input.
+    pub(super) fn hang_up(&self, number: usize) {
+        self.lines.lock().remove(&number);
     }
 
     pub(super) fn ask(&self) {

@@ -74,6 +74,8 @@ pub enum Leave {
 pub enum End {
     /// By its own wish, with this code; zero is success.
     Code(u32),
+    /// To begin again.
+    Reset,
     /// By a mistake of the guest, or something we do not emulate.
     Fault(Fault),
 }
@@ -81,7 +83,7 @@ pub enum End {
 impl End {
     /// Whether the VM's user got what was asked for.
     pub fn is_success(self) -> bool {
-        self == Self::Code(0)
+        matches!(self, Self::Code(0) | Self::Reset)
     }
 }
 

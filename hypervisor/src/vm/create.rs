@@ -11,6 +11,7 @@ use crate::{
         ept::MapError,
         guest::{GuestMemory, OutsideMemory},
     },
+    say,
     vcpu::{
         Vcpu,
         boot_state::{BootState, TableRegister},
@@ -32,24 +33,31 @@ use crate::{
     },
 };
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
-use core::{cell::Cell, fmt, sync::atomic::AtomicBool};
-use guest_loader::{Entry, boot_area::DESCRIPTOR_BYTES, bundle};
-use raw_cpuid::CpuIdReader;
-use spin::Mutex;
+use core::{fmt, sync::atomic::AtomicBool};
+use guest_loader::{
+    Entry,
+    boot_area::DESCRIPTOR_BYTES,
+    bundle::{self, Bundle},
+};
+use raw_cpuid::CpuIdReaderNative;
+use spin::{Mutex, Once};
 
-/// What VMs are made from.
-pub struct Factory<'a, C> {
+/// What VMs are made from, and made from again when they reset themselves.
+pub struct Factory {
     /// The host's CPUID.
-    pub cpuid: C,
+    pub cpuid: CpuIdReaderNative,
     /// Its extended state.
-    pub layout: &'a Layout,
+    pub layout: Layout,
     /// Its VMX.
-    pub vmx: &'a Vmx,
+    pub vmx: Vmx,
     /// CPUs of the machine.
     pub cpus: usize,
-    /// VPIDs that were given away; zero is the hypervisor's own.
-    pub vpids: Cell<u16>,
+    /// The VMs.
+    pub bundle: Bundle<'static>,
 }
+
+/// The machine's.
+pub static FACTORY: Once<Factory> = Once::new();
 
 /// Why a VM was not made.
 #[derive(Debug)]
@@ -116,12 +124,16 @@ impl fmt::Display for CreateError {
     }
 }
 
-impl<C: CpuIdReader> Factory<'_, C> {
-    /// Makes a VM: its vCPUs.
-    ///
-    /// # Errors
-    /// The reason; nothing is kept of it.
-    pub fn create(&self, vm: &bundle::Vm<'_>) -> Result<Vec<Box<Thread>>, CreateError> {
+impl Factory {
+    /// The vCPUs of VM `number` of the bundle; a VM that cannot be made is reported.
+    pub fn make(&self, number: usize) -> Option<Vec<Box<Thread>>> {
+        let vm = self.bundle.vms.get(number)?;
+        self.create(number, vm)
+            .inspect_err(|error| say!("VM {:?} cannot be made: {error}", vm.config.name))
+            .ok()
+    }
+
+    fn create(&self, number: usize, vm: &bundle::Vm<'_>) -> Result<Vec<Box<Thread>>, CreateError> {
         let config = &vm.config;
         if config.vcpus > MOST_VCPUS {
             return Err(CreateError::Vcpus(config.vcpus));
@@ -147,9 +159,15 @@ impl<C: CpuIdReader> Factory<'_, C> {
                 .write(Gpa(*gpa), bytes)
                 .map_err(CreateError::Placement)?;
         }
+        // Every vCPU of the bundle has a VPID, and keeps it when its VM begins again.
+        // Zero is the hypervisor's own.
+        let before = self.bundle.vms.iter().take(number);
+        let first_vpid = 1 + before.map(|vm| u64::from(vm.config.vcpus)).sum::<u64>();
         let pin = |number: u32| config.cpus.get(number as usize).copied();
         let shared = Arc::new(Vm {
             name: config.name.as_str().into(),
+            number,
+            resets: AtomicBool::new(false),
             slice: tsc::ticks_per_microsecond(&self.cpuid) * u64::from(config.slice_us),
             memory,
             bus: Arc::new(Mutex::new(Bus::default())),
@@ -167,9 +185,9 @@ impl<C: CpuIdReader> Factory<'_, C> {
                 // The image's state is that of the vCPU that begins.
                 let state = vm.state.filter(|_| number == 0);
                 let vcpu = self.vcpu(&config.xstate, state, topology, &shared)?;
-                let vpid = self.vpids.get().checked_add(1).ok_or(CreateError::Vpid)?;
-                self.vpids.set(vpid);
-                let runner = Runner::new(vcpu, self.vmx, vpid, shared.memory.ept_pointer(), &boot)
+                let vpid = u16::try_from(first_vpid + u64::from(number));
+                let vpid = vpid.map_err(|_| CreateError::Vpid)?;
+                let runner = Runner::new(vcpu, &self.vmx, vpid, shared.memory.ept_pointer(), &boot)
                     .map_err(CreateError::Vmx)?;
                 let thread = Thread::new(shared.clone(), number, runner, pin(number));
                 Ok(Box::new(thread))
@@ -207,14 +225,14 @@ impl<C: CpuIdReader> Factory<'_, C> {
             bundle::XfdErr::Switch => XfdErrPolicy::Switch,
         };
         let mut permission =
-            Permission::check(self.layout, &request).map_err(CreateError::Permission)?;
-        let supported = CpuidModel::supported(&self.cpuid, self.layout, &permission, topology);
+            Permission::check(&self.layout, &request).map_err(CreateError::Permission)?;
+        let supported = CpuidModel::supported(&self.cpuid, &self.layout, &permission, topology);
         let (mut cpuid, offer) = supported
-            .changed(self.layout, &permission, &[])
+            .changed(&self.layout, &permission, &[])
             .map_err(CreateError::Cpuid)?;
         let mut life = VcpuXstate::create(&mut permission);
         life.configure(offer).map_err(CreateError::Life)?;
-        life.finalize(self.layout, allocation, policy)
+        life.finalize(&self.layout, allocation, policy)
             .map_err(CreateError::Life)?;
         let control = ControlModel {
             offered_cr4: cpuid.offered_cr4() & self.vmx.cr4_may_be_one,
@@ -225,9 +243,9 @@ impl<C: CpuIdReader> Factory<'_, C> {
         if let Some((registers, image)) = state {
             // Rule xs-13: any order would do.
             xstate
-                .write_state(self.layout, image)
-                .and_then(|()| xstate.set_xcr0(self.layout, registers.xcr0))
-                .and_then(|()| xstate.set_msr(self.layout, XMsr::Xfd, registers.xfd))
+                .write_state(&self.layout, image)
+                .and_then(|()| xstate.set_xcr0(&self.layout, registers.xcr0))
+                .and_then(|()| xstate.set_msr(&self.layout, XMsr::Xfd, registers.xfd))
                 .map_err(CreateError::State)?;
         }
         cpuid.set_xstate(xstate.xcr0(), xstate.xss());

@@ -26,6 +26,10 @@ mod machine {
     pub struct Vm {
         /// Unique on the machine; the console's prefix.
         pub name: String,
+        /// Its number in the bundle.
+        pub number: usize,
+        /// Whether it is to begin again after its end.
+        pub resets: AtomicBool,
         /// TSC ticks of a time slice.
         pub slice: u64,
         /// Its memory.
@@ -62,13 +66,17 @@ mod machine {
         /// Shows a console line that is complete.
         pub fn show_line(&self) {
             let line = self.bus.lock().take_line();
-            console::guest_line(&self.name, &line);
+            console::guest_line(&self.name, self.number, &line, true);
         }
 
-        /// Shows output that the guest did not end with a line end.
-        pub fn show_rest(&self) {
-            if self.bus.lock().has_partial_line() {
-                self.show_line();
+        /// Shows a line that may go on, because nothing of it comes for a while: a
+        /// prompt.
+        pub fn show_begun(&self) {
+            let mut bus = self.bus.lock();
+            if bus.has_partial_line() {
+                let line = bus.take_line();
+                drop(bus);
+                console::guest_line(&self.name, self.number, &line, false);
             }
         }
     }

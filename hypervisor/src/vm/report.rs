@@ -32,6 +32,7 @@ pub fn ended(thread: &mut Thread, end: End) {
     let name = &thread.vm.name;
     match end {
         End::Code(0) => say!("VM {name:?} ended with success"),
+        End::Reset => say!("VM {name:?} resets itself"),
         End::Code(code) => say!("VM {name:?} ended with code {code}"),
         End::Fault(fault) => crashed(thread, fault),
     }

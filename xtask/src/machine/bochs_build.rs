@@ -4,6 +4,7 @@
 
 use super::bochs;
 use crate::{
+    archive::Archive,
     build::{quietly, spinner},
     packages::{self, Need},
     project::{root, target},
@@ -206,47 +207,16 @@ fn fetch(cache: &Path) -> Result<PathBuf> {
     if tarball.is_file() && verify(&tarball).is_ok() {
         return Ok(tarball);
     }
-    packages::ensure(&[Need {
-        what: "apt-get",
-        package: "apt",
-    }])
-    .with_context(no_archive)?;
-    let mirror = mirror().with_context(no_archive)?;
-    let apt = tempfile::tempdir_in(cache)?;
-    for folder in ["lists/partial", "cache/archives/partial"] {
-        fs::create_dir_all(apt.path().join(folder))?;
-    }
-    let folder = apt.path().display();
-    fs::write(
-        apt.path().join("sources.list"),
-        format!("deb-src {mirror} {SUITE} main\n"),
-    )?;
-    fs::write(
-        apt.path().join("apt.conf"),
-        format!(
-            "Dir::Etc::SourceList \"{folder}/sources.list\";\n\
-             Dir::Etc::SourceParts \"/dev/null\";\n\
-             Dir::State::Lists \"{folder}/lists\";\n\
-             Dir::Cache \"{folder}/cache\";\n\
-             APT::Sandbox::User \"root\";\n"
-        ),
-    )?;
-    let run = |arguments: &[&str], what: &str| {
-        let mut command = Command::new("apt-get");
-        command
-            .args(arguments)
-            .env("APT_CONFIG", apt.path().join("apt.conf"))
-            .current_dir(apt.path());
-        quietly(&mut command, what).with_context(no_archive)
-    };
-    run(&["update"], "reading the list of Debian's sources")?;
+    let archive = Archive::new(cache, "deb-src", SUITE).with_context(no_archive)?;
     // Without --tar-only apt also wants the .dsc, which not every mirror has.
-    run(
-        &["source", "--tar-only", "--download-only", PACKAGE],
-        "fetching the emulator's source",
-    )?;
-    verify(&apt.path().join(TARBALL))?;
-    fs::rename(apt.path().join(TARBALL), &tarball)?;
+    archive
+        .run(
+            &["source", "--tar-only", "--download-only", PACKAGE],
+            "fetching the emulator's source",
+        )
+        .with_context(no_archive)?;
+    verify(&archive.folder().join(TARBALL))?;
+    fs::rename(archive.folder().join(TARBALL), &tarball)?;
     Ok(tarball)
 }
 
@@ -255,38 +225,6 @@ fn no_archive() -> String {
         "the emulator's source cannot be fetched; get {TARBALL} (Debian source package {PACKAGE}) \
          and name it: {SOURCE_VARIABLE}=/path/to/{TARBALL}"
     )
-}
-
-/// The mirror that the machine's own apt sources name.
-fn mirror() -> Result<String> {
-    let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
-    if let Ok(folder) = fs::read_dir("/etc/apt/sources.list.d") {
-        files.extend(folder.flatten().map(|entry| entry.path()));
-    }
-    files.sort();
-    files
-        .iter()
-        .filter(|file| {
-            file.extension()
-                .is_some_and(|end| end == "list" || end == "sources")
-        })
-        .filter_map(|file| fs::read_to_string(file).ok())
-        .find_map(|text| mirror_in(&text))
-        .context("no Debian mirror in /etc/apt/sources.list or /etc/apt/sources.list.d")
-}
-
-/// The first Debian mirror in a list of sources, whichever of apt's two formats
-/// it has.
-fn mirror_in(text: &str) -> Option<String> {
-    text.lines().find_map(|line| {
-        let mut words = line.split_ascii_whitespace();
-        let first = words.next()?;
-        let is_mirror =
-            |word: &&str| word.contains("://") && word.trim_end_matches('/').ends_with("/debian");
-        matches!(first, "deb" | "deb-src" | "URIs:")
-            .then(|| words.find(is_mirror))?
-            .map(str::to_owned)
-    })
 }
 
 /// Compiles the tree, showing how far it got.
@@ -345,21 +283,6 @@ fn is_compilation(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_mirror_is_found_in_both_formats_of_apt() {
-        let expected = Some("http://mirror.example/debian".to_owned());
-        let lines = "# deb http://other.example/debian x main\n\
-                     deb http://mirror.example/debian-security x main\n\
-                     deb [signed-by=/usr/share/keyrings/x.gpg] http://mirror.example/debian bookworm main\n";
-        assert_eq!(mirror_in(lines), expected);
-        let deb822 = "Types: deb\n# http://old.example/debian\nURIs: http://mirror.example/debian\nSuites: bookworm\n";
-        assert_eq!(mirror_in(deb822), expected);
-        assert_eq!(
-            mirror_in("deb http://vendor.example/apt stable main\n"),
-            None
-        );
-    }
 
     #[test]
     fn a_tarball_with_another_hash_is_refused() {

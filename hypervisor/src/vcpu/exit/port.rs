@@ -35,6 +35,7 @@ pub(super) fn handle(vcpu: &mut Vcpu, access: PortAccess) -> Outcome {
     match effect {
         Effect::None => Outcome::Skip,
         Effect::Line => Outcome::SkipAndLeave(Leave::Line),
+        Effect::Reset => Outcome::SkipAndLeave(Leave::Ended(End::Reset)),
         Effect::End(code) => Outcome::SkipAndLeave(Leave::Ended(End::Code(code))),
     }
 }

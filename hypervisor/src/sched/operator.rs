@@ -1,0 +1,41 @@
+//! The operator's keys.
+
+use super::{FIRST_CPU, Scheduler, pool::POOL};
+use crate::{platform::console, vm::report};
+
+/// The key for "what is running?", as on BSD's terminals (SIGINFO).
+const STATUS_KEY: u8 = 0x14;
+/// The sender of what no vCPU sends.
+const NOBODY: u32 = u32::MAX;
+
+impl Scheduler {
+    /// Listens to the operator, if this is the first CPU: keys go to the first VM that
+    /// has not ended, but for the one that asks what is running. That each CPU answers
+    /// for the vCPU on it, the first also for those that wait.
+    pub(super) fn listen(&mut self) {
+        if self.index == FIRST_CPU {
+            while let Some(key) = console::key() {
+                if key == STATUS_KEY {
+                    POOL.ask();
+                    for mut thread in POOL.remove_all() {
+                        report::status(&mut thread);
+                        thread.runner.leave_cpu();
+                        self.give_back(thread);
+                    }
+                } else if let Some((bus, peers)) = POOL.line() {
+                    let interrupt = bus.lock().receive(key);
+                    let targets = interrupt.map_or(0, |ipi| peers.post(ipi, NOBODY));
+                    self.notify_all(&peers, targets);
+                }
+            }
+        }
+        let asked = POOL.asked();
+        if asked != self.answered {
+            self.answered = asked;
+            // After the others, because a report makes the vCPU's VMCS current.
+            if let Some(thread) = &mut self.current {
+                report::status(thread);
+            }
+        }
+    }
+}

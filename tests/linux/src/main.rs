@@ -1,0 +1,5 @@
+//! Extended state in Linux' userland, as a program sees it.
+
+fn main() {
+    println!("here");
+}
