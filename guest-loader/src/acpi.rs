@@ -115,8 +115,8 @@ fn dsdt() -> Vec<u8> {
 }
 
 fn fadt(dsdt: u64) -> Vec<u8> {
-    /// Of the boot flags: no VGA to probe for, no CMOS clock. That there is no
-    /// keyboard controller is said by a clear bit.
+    /// Of the boot flags: no VGA to probe for, and no clock that interrupts. That there
+    /// is no keyboard controller is said by a clear bit.
     const NO_VGA: u16 = 1 << 2;
     const NO_CMOS_CLOCK: u16 = 1 << 5;
     let port = |port: u16| {

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
 use xtask::{
     build::{self, Firmware},
     bundle,
@@ -12,6 +12,9 @@ use xtask::{
 };
 
 /// Build, run and test Tilevisor.
+/// How long a run may take where nobody sits at a terminal.
+const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
+
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -35,9 +38,9 @@ enum Command {
         /// Its memory, with the unit K, M or G
         #[arg(long, default_value = "1G", value_parser = size::parse)]
         memory: u64,
-        /// Seconds after which it is ended
-        #[arg(long, default_value_t = 60)]
-        timeout: u64,
+        /// Seconds after which it is ended [default: 60, or never at a terminal]
+        #[arg(long)]
+        timeout: Option<u64>,
         /// Print the command that starts the machine instead of starting it
         #[arg(long)]
         dry_run: bool,
@@ -140,8 +143,12 @@ fn perform(command: Command) -> Result<bool> {
             }
             write_disk(bundle, Firmware::Bios, &disk)?;
             run::end_machines_on_interrupt()?;
-            let limit = Duration::from_secs(timeout);
-            match run::run(machine, &spec, limit, |line| println!("{line}"))?.ended {
+            let limit = match timeout {
+                Some(seconds) => Duration::from_secs(seconds),
+                None if std::io::stdin().is_terminal() => Duration::MAX,
+                None => DEFAULT_LIMIT,
+            };
+            match run::run(machine, &spec, limit, &mut run::Person::sit_down())?.ended {
                 Ended::Verdict { success } => Ok(success),
                 Ended::Silent { why } => bail!("{why}"),
                 Ended::TimedOut { report } => bail!("{report}"),

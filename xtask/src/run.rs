@@ -4,11 +4,14 @@ use crate::machine::{Machine, Spec, bochs};
 use anyhow::{Context, Result, bail};
 use std::{
     fs,
-    io::{ErrorKind, Read, Write},
+    io::{BufRead, ErrorKind, Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -67,8 +70,63 @@ pub fn end_machines_on_interrupt() -> Result<()> {
     Ok(())
 }
 
-/// Starts `machine`, hands each console line to `show` as it comes, and waits
-/// for its end, at most for `limit`.
+/// Who sits at the console.
+pub trait Operator {
+    /// What came from the machine: text with line ends, not always whole lines.
+    fn show(&mut self, text: &str);
+
+    /// What goes to the machine now.
+    fn keys(&mut self) -> Vec<u8>;
+}
+
+/// Nobody.
+pub struct Nobody;
+
+impl Operator for Nobody {
+    fn show(&mut self, _: &str) {}
+
+    fn keys(&mut self) -> Vec<u8> {
+        Vec::new()
+    }
+}
+
+/// A person at our own standard input and output.
+pub struct Person(Receiver<Vec<u8>>);
+
+impl Person {
+    /// Begins to read what is typed, a line at a time, as terminals deliver it.
+    pub fn sit_down() -> Self {
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            let mut line = Vec::new();
+            let mut input = std::io::stdin().lock();
+            while input
+                .read_until(b'\n', &mut line)
+                .is_ok_and(|bytes| bytes > 0)
+            {
+                if sender.send(std::mem::take(&mut line)).is_err() {
+                    break;
+                }
+            }
+        });
+        Self(receiver)
+    }
+}
+
+impl Operator for Person {
+    fn show(&mut self, text: &str) {
+        print!("{text}");
+        // A terminal that is gone is told by the next write.
+        let _ = std::io::stdout().flush();
+    }
+
+    fn keys(&mut self) -> Vec<u8> {
+        self.0.try_iter().flatten().collect()
+    }
+}
+
+/// Starts `machine` with `operator` at its console, and waits for its end, at most for
+/// `limit`.
 ///
 /// # Errors
 /// The machine cannot be started, or we were interrupted.
@@ -76,7 +134,7 @@ pub fn run(
     machine: Machine,
     spec: &Spec<'_>,
     limit: Duration,
-    mut show: impl FnMut(&str),
+    operator: &mut dyn Operator,
 ) -> Result<Outcome> {
     let folder = tempfile::tempdir_in(run_folder()?)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -84,24 +142,19 @@ pub fn run(
     let mut process = Process::start(command, folder.path())?;
     let console = process.accept(&listener)?;
     let mut console = Console::new(console)?;
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now().checked_add(limit);
     let ended = loop {
         if INTERRUPTED.load(Ordering::Relaxed) {
             bail!("interrupted");
         }
-        match console.read(&mut show)? {
+        console.write(&operator.keys())?;
+        match console.read(operator)? {
             Progress::Closed => break process.without_verdict(folder.path())?,
             _ if console.verdict().is_some() => {
-                break process.with_verdict(&mut console, &mut show)?;
+                break process.with_verdict(&mut console, operator)?;
             }
-            _ if Instant::now() >= deadline => {
-                let report = ask(
-                    machine,
-                    &mut process,
-                    &mut console,
-                    &mut show,
-                    folder.path(),
-                )?;
+            _ if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
+                let report = ask(machine, &mut process, &mut console, operator, folder.path())?;
                 break Ended::TimedOut {
                     report: format!("time limit of {} s reached; {report}", limit.as_secs()),
                 };
@@ -178,7 +231,7 @@ impl Process {
     fn with_verdict(
         &mut self,
         console: &mut Console,
-        show: &mut impl FnMut(&str),
+        operator: &mut dyn Operator,
     ) -> Result<Ended> {
         let success = console.verdict() == Some(true);
         if self.wait()?.is_none() {
@@ -186,7 +239,7 @@ impl Process {
                 why: "the machine said that it ends and did not".into(),
             });
         }
-        console.read(show)?;
+        console.read(operator)?;
         Ok(Ended::Verdict { success })
     }
 
@@ -250,7 +303,7 @@ impl Console {
     }
 
     /// Reads what is there, or waits a moment for it.
-    fn read(&mut self, show: &mut impl FnMut(&str)) -> Result<Progress> {
+    fn read(&mut self, operator: &mut dyn Operator) -> Result<Progress> {
         let mut buffer = [0; 4096];
         let length = match self.stream.read(&mut buffer) {
             Ok(0) => return Ok(Progress::Closed),
@@ -265,12 +318,13 @@ impl Console {
                 };
             }
         };
+        // The console is ASCII.
+        operator.show(&String::from_utf8_lossy(&buffer[..length]).replace('\r', ""));
         for &byte in &buffer[..length] {
             if byte == b'\n' {
                 let line = String::from_utf8_lossy(&self.partial)
                     .trim_end_matches('\r')
                     .to_owned();
-                show(&line);
                 self.lines.push(line);
                 self.partial.clear();
             } else {
@@ -278,6 +332,15 @@ impl Console {
             }
         }
         Ok(Progress::Some)
+    }
+
+    /// Sends what the operator types.
+    fn write(&mut self, keys: &[u8]) -> Result<()> {
+        match self.stream.write_all(keys) {
+            // It has ended, which the next read tells.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+            result => result.context("the machine's console"),
+        }
     }
 
     /// What the last line says of the machine's end.
@@ -295,7 +358,7 @@ fn ask(
     machine: Machine,
     process: &mut Process,
     console: &mut Console,
-    show: &mut impl FnMut(&str),
+    operator: &mut dyn Operator,
     folder: &Path,
 ) -> Result<String> {
     let before = console.lines.len();
@@ -303,7 +366,7 @@ fn ask(
     let deadline = Instant::now() + ANSWER_TIME;
     let mut running = Vec::new();
     while Instant::now() < deadline {
-        if console.read(show)? == Progress::Closed {
+        if console.read(operator)? == Progress::Closed {
             break;
         }
         let found = still_running(&console.lines[before..]);
@@ -333,8 +396,9 @@ fn still_running(lines: &[String]) -> Vec<String> {
         .filter_map(|line| {
             let rest = line.strip_prefix("tilevisor: VM \"")?;
             let (name, rest) = rest.split_once("\" vCPU ")?;
-            let (_, rip) = rest.split_once(" running at RIP ")?;
-            Some(format!("{name} (last RIP {rip})"))
+            let (what, rip) = rest.split_once(" at RIP ")?;
+            let (vcpu, what) = what.split_once(' ')?;
+            Some(format!("{name} (vCPU {vcpu} {what}, last RIP {rip})"))
         })
         .collect()
 }
@@ -349,12 +413,15 @@ mod tests {
             "tilevisor: VM \"a b\" vCPU 0 running at RIP 0x200010",
             "tilevisor: VM \"a b\" exits: CPUID 1",
             "a b: VM \"x\" vCPU 0 running at RIP 0x1",
-            "tilevisor: VM \"c\" vCPU 1 running at RIP 0x7",
+            "tilevisor: VM \"c\" vCPU 1 halted at RIP 0x7",
         ]
         .map(str::to_owned);
         assert_eq!(
             still_running(&lines),
-            ["a b (last RIP 0x200010)", "c (last RIP 0x7)"]
+            [
+                "a b (vCPU 0 running, last RIP 0x200010)",
+                "c (vCPU 1 halted, last RIP 0x7)"
+            ]
         );
     }
 }

@@ -3,6 +3,7 @@
 
 use super::{
     ioapic::{self, IoApic},
+    rtc::{self, Rtc},
     uart::Uart,
     x2apic::Ipi,
 };
@@ -46,21 +47,22 @@ pub fn is_device(gpa: Gpa) -> bool {
 pub struct Bus {
     uart: Uart,
     ioapic: IoApic,
+    rtc: Rtc,
     line: Vec<u8>,
 }
 
-impl Default for Bus {
-    fn default() -> Self {
+impl Bus {
+    /// The devices after reset; `clock` tells the seconds since 1970.
+    pub fn new(clock: fn() -> u64) -> Self {
         Self {
+            rtc: Rtc::new(clock),
             uart: Uart::default(),
             ioapic: IoApic::default(),
             // Room for any line, so that output never allocates.
             line: Vec::with_capacity(LINE_BYTES),
         }
     }
-}
 
-impl Bus {
     /// OUT of the low `bytes` of `value`, and the interrupt that comes of it. A port
     /// without a device swallows it. A device of byte registers sees a wide access as
     /// consecutive bytes.
@@ -78,6 +80,10 @@ impl Bus {
                 return (effect, self.update_lines());
             }
             EXIT => Effect::End(value & mask(access)),
+            rtc::INDEX => {
+                self.rtc.select(value as u8);
+                Effect::None
+            }
             SLEEP_CONTROL_PORT if value as u8 == SLEEP_SOFT_OFF => Effect::End(0),
             RESET_PORT if value as u8 == RESET_VALUE => Effect::Reset,
             _ => Effect::None,
@@ -97,6 +103,7 @@ impl Bus {
                 let _ = self.update_lines();
                 value
             }
+            rtc::DATA => u32::from(self.rtc.read()) | !0xff,
             // Nothing has woken the machine from a sleep.
             SLEEP_CONTROL_PORT | SLEEP_STATUS_PORT => 0,
             _ => u32::MAX,
@@ -188,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_line_is_complete_at_its_end_or_when_too_long() {
-        let mut bus = Bus::default();
+        let mut bus = Bus::new(|| 0);
         let mut out = |byte: u8| bus.write(access(UART, 1, false), u32::from(byte)).0;
         assert_eq!(
             [out(b'h'), out(b'i'), out(b'\r'), out(b'\n')],
@@ -205,7 +212,7 @@ mod tests {
 
     #[test]
     fn the_exit_port_gives_the_code_in_its_width() {
-        let mut bus = Bus::default();
+        let mut bus = Bus::new(|| 0);
         assert_eq!(
             bus.write(access(EXIT, 1, false), 0x1234_5600).0,
             Effect::End(0)
@@ -222,7 +229,7 @@ mod tests {
 
     #[test]
     fn acpi_registers_switch_off_and_reset() {
-        let mut bus = Bus::default();
+        let mut bus = Bus::new(|| 0);
         let mut out = |port, value| bus.write(access(port, 1, false), value).0;
         assert_eq!(out(0x600, 0x34), Effect::End(0));
         // Another state, and the type without the bit that enters it.
@@ -236,7 +243,7 @@ mod tests {
 
     #[test]
     fn ports_without_a_device_float() {
-        let mut bus = Bus::default();
+        let mut bus = Bus::new(|| 0);
         assert_eq!(bus.write(access(0x80, 4, false), 7).0, Effect::None);
         assert_eq!(
             [1, 2, 4].map(|bytes| bus.read(access(0x510, bytes, true))),
@@ -246,7 +253,7 @@ mod tests {
 
     #[test]
     fn wide_accesses_reach_consecutive_registers() {
-        let mut bus = Bus::default();
+        let mut bus = Bus::new(|| 0);
         assert_eq!(
             bus.write(access(UART + 6, 2, false), 0x5a00).0,
             Effect::None
@@ -257,7 +264,7 @@ mod tests {
 
     #[test]
     fn input_interrupts_through_the_io_apic() {
-        let mut bus = Bus::default();
+        let mut bus = Bus::new(|| 0);
         assert!(!bus.can_interrupt());
         // Input 4 to vector 0x34 of APIC 0; the UART's OUT2 and receiver interrupt.
         assert!(is_device(Gpa(ioapic::BASE)) && !is_device(Gpa(ioapic::BASE - 1)));

@@ -11,6 +11,7 @@ use crate::{
         ept::MapError,
         guest::{GuestMemory, OutsideMemory},
     },
+    platform::clock,
     say,
     vcpu::{
         Vcpu,
@@ -170,7 +171,7 @@ impl Factory {
             resets: AtomicBool::new(false),
             slice: tsc::ticks_per_microsecond(&self.cpuid) * u64::from(config.slice_us),
             memory,
-            bus: Arc::new(Mutex::new(Bus::default())),
+            bus: Arc::new(Mutex::new(Bus::new(clock::now))),
             peers: Arc::new(Peers::new((0..config.vcpus).map(pin))),
             ended: AtomicBool::new(false),
             totals: Mutex::new(Totals::default()),

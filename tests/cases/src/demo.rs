@@ -76,7 +76,9 @@ pub(crate) fn trials() -> Vec<Trial> {
                 anyhow::bail!("expected the time limit, found {:?}", console.0.ended);
             };
             ensure!(
-                report.contains(&format!("still running: guest (last RIP {page}")),
+                report.contains(&format!(
+                    "still running: guest (vCPU 0 running, last RIP {page}"
+                )),
                 "report {report:?} does not name guest at {page}.."
             );
             Ok(())

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use libtest_mimic::{Failed, Trial};
 use std::{
+    collections::VecDeque,
     path::{Path, PathBuf},
     sync::Mutex,
     time::Duration,
@@ -11,7 +12,7 @@ use xtask::{
     build::{self, Firmware},
     bundle,
     machine::{Machine, Processor, Spec},
-    run::{self, Ended, Outcome},
+    run::{self, Ended, Operator, Outcome},
 };
 
 /// Longer than any case takes on a busy machine; one that hangs is a failure.
@@ -27,6 +28,8 @@ pub(crate) struct Boot {
     pub(crate) cpus: u32,
     pub(crate) processor: Processor,
     pub(crate) limit: Duration,
+    /// What an operator types, each line when the console has shown some text.
+    pub(crate) script: &'static [(&'static str, &'static str)],
     pub(crate) kernel: Kernel,
     pub(crate) ramdisk: Ramdisk,
 }
@@ -58,6 +61,7 @@ impl Boot {
             cpus: 1,
             processor: Processor::Full,
             limit: LIMIT,
+            script: &[],
             kernel: Kernel::Hypervisor,
             ramdisk: Ramdisk::Bundle(toml.into()),
         }
@@ -91,7 +95,11 @@ impl Boot {
             memory: 1 << 30,
             processor: self.processor,
         };
-        run::run(self.machine, &spec, self.limit, |_| ()).map(Transcript)
+        let mut script = Script {
+            steps: self.script.iter().copied().collect(),
+            seen: String::new(),
+        };
+        run::run(self.machine, &spec, self.limit, &mut script).map(Transcript)
     }
 
     fn ramdisk(&self, folder: &Path) -> Result<Option<PathBuf>> {
@@ -129,6 +137,30 @@ fn broken(path: &Path, function: &str) -> Result<Vec<u8>> {
     let at = (address - segment.p_vaddr + segment.p_offset) as usize;
     image[at..at + UD2.len()].copy_from_slice(&UD2);
     Ok(image)
+}
+
+/// An operator who waits for a text and then types a line.
+struct Script {
+    steps: VecDeque<(&'static str, &'static str)>,
+    seen: String,
+}
+
+impl Operator for Script {
+    fn show(&mut self, text: &str) {
+        self.seen.push_str(text);
+    }
+
+    fn keys(&mut self) -> Vec<u8> {
+        match self.steps.front() {
+            Some((text, line)) if self.seen.contains(text) => {
+                self.seen.clear();
+                let keys = format!("{line}\n").into_bytes();
+                self.steps.pop_front();
+                keys
+            }
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// What a machine printed, and how it ended.

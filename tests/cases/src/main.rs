@@ -9,6 +9,7 @@ mod cpus;
 mod crash;
 mod demo;
 mod harness;
+mod linux;
 mod offend;
 mod smp;
 mod tidy;
@@ -30,6 +31,7 @@ fn main() {
     trials.extend(xstate::trials());
     trials.extend(cpus::trials());
     trials.extend(smp::trials());
+    trials.extend(linux::trials());
     trials.extend(offend::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }

@@ -111,7 +111,7 @@ impl Machine {
             vmx_cr0: Cr0::NE.bits(),
             vmx_cr4: Cr4::VMXE.bits(),
         };
-        let bus = Arc::new(Mutex::new(Bus::default()));
+        let bus = Arc::new(Mutex::new(Bus::new(|| 0)));
         let vcpu = Vcpu::new(
             Frame::new(no_exit),
             cpuid,
