@@ -57,6 +57,14 @@ const RESERVED: u32 = 2;
 const LOW_MEMORY_END: u64 = 0xa_0000;
 const PAGE: u64 = 4096;
 
+/// Where a PC's firmware begins. A kernel that reboots may jump there in real mode.
+const FIRMWARE_ENTRY: u64 = 0xf_fff0;
+/// MOV DX, reset port; MOV AL, reset value; OUT DX, AL; HLT.
+const RESET_CODE: [u8; 7] = {
+    let [low, high] = acpi::RESET_PORT.to_le_bytes();
+    [0xba, low, high, 0xb0, acpi::RESET_VALUE, 0xee, 0xf4]
+};
+
 /// A kernel laid out.
 pub(crate) struct Kernel<'a> {
     pub(crate) copies: Vec<Copy<'a>>,
@@ -146,6 +154,7 @@ pub(crate) fn load<'a>(
     let mut copies = vec![
         (place.start, Cow::Borrowed(payload)),
         (TABLES, Cow::Owned(acpi::tables(vcpus))),
+        (FIRMWARE_ENTRY, Cow::Borrowed(&RESET_CODE)),
     ];
     let ramdisk = match initrd {
         Some(initrd) => {

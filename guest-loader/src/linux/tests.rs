@@ -83,6 +83,15 @@ fn a_kernel_lies_where_it_prefers_and_knows_its_memory() {
 }
 
 #[test]
+fn the_entry_of_the_firmware_resets() {
+    let image = kernel();
+    let kernel = loaded(&image, MEMORY).unwrap();
+    let mut copies = kernel.copies.iter();
+    let (_, code) = copies.find(|(at, _)| *at == 0xf_fff0).unwrap();
+    assert_eq!(**code, [0xba, 0xf9, 0x0c, 0xb0, 0x06, 0xee, 0xf4]);
+}
+
+#[test]
 fn with_little_memory_a_relocatable_kernel_lies_lower() {
     let mut image = kernel();
     assert_eq!(loaded(&image, 16 << 20).unwrap().entry, 0x20_0200);
