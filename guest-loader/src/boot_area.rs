@@ -2,7 +2,7 @@
 //!
 //! | address            | what |
 //! |--------------------|------|
-//! | 0x1000 .. 0x2000   | `hvm_start_info` and its memory map, or Linux' zero page |
+//! | 0x1000 .. 0x2000   | `hvm_start_info` and its memory map, or Linux' zero page, or Multiboot information |
 //! | 0x2000 .. 0x3000   | command line, zero-terminated |
 //! | 0x3000 .. 0x3020   | GDT |
 //! | 0x4000 .. 0xa000   | page tables: root, one directory pointer table, four directories |
@@ -44,6 +44,8 @@ const TABLE: u64 = 0b11;
 const LARGE_PAGE: u64 = TABLE | 1 << 7;
 /// Flat 64-bit code, readable, accessed (SDM Vol. 3, "Segment Descriptors").
 const CODE_DESCRIPTOR: u64 = 0x00af_9b00_0000_ffff;
+/// The same for 32-bit code.
+const CODE_32_DESCRIPTOR: u64 = 0x00cf_9b00_0000_ffff;
 /// Flat data, writable, accessed.
 const DATA_DESCRIPTOR: u64 = 0x00cf_9300_0000_ffff;
 
@@ -61,7 +63,12 @@ pub(crate) fn gdt_limit(code_selector: u16) -> u16 {
 }
 
 /// What every image finds, each with its guest-physical address.
-pub(crate) fn common<'a>(command_line: &str, code_selector: u16) -> Result<Vec<Copy<'a>>, Error> {
+/// For a 64-bit entry point if `long`, else for one of 32 bits without paging.
+pub(crate) fn common<'a>(
+    command_line: &str,
+    code_selector: u16,
+    long: bool,
+) -> Result<Vec<Copy<'a>>, Error> {
     if command_line.len() >= COMMAND_LINE_BYTES {
         return Err(Error::CommandLine {
             bytes: command_line.len(),
@@ -72,12 +79,19 @@ pub(crate) fn common<'a>(command_line: &str, code_selector: u16) -> Result<Vec<C
     let mut zero_terminated = command_line.as_bytes().to_vec();
     zero_terminated.push(0);
     let mut gdt = vec![0; usize::from(code_selector / DESCRIPTOR_BYTES)];
-    gdt.extend([CODE_DESCRIPTOR, DATA_DESCRIPTOR]);
-    Ok(vec![
+    let code = match long {
+        true => CODE_DESCRIPTOR,
+        false => CODE_32_DESCRIPTOR,
+    };
+    gdt.extend([code, DATA_DESCRIPTOR]);
+    let mut copies = vec![
         (COMMAND_LINE, Cow::Owned(zero_terminated)),
         (GDT, Cow::Owned(bytes(&gdt))),
-        (PAGE_TABLES, Cow::Owned(bytes(&page_tables()))),
-    ])
+    ];
+    if long {
+        copies.push((PAGE_TABLES, Cow::Owned(bytes(&page_tables()))));
+    }
+    Ok(copies)
 }
 
 /// The first 4 GiB, one to one, in pages of 2 MiB.
@@ -158,7 +172,7 @@ mod tests {
     #[test]
     fn nothing_overlaps_and_all_lies_below_the_image() {
         let command_line = "x".repeat(COMMAND_LINE_BYTES - 1);
-        let mut contents = common(&command_line, LINUX_CODE_SELECTOR).unwrap();
+        let mut contents = common(&command_line, LINUX_CODE_SELECTOR, true).unwrap();
         contents.push(start_info(64 << 20));
         let mut ranges: Vec<_> = contents
             .iter()
@@ -188,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_command_line_that_is_too_long_is_refused() {
-        let error = common(&"x".repeat(COMMAND_LINE_BYTES), CODE_SELECTOR).unwrap_err();
+        let error = common(&"x".repeat(COMMAND_LINE_BYTES), CODE_SELECTOR, true).unwrap_err();
         assert_eq!(
             error,
             Error::CommandLine {

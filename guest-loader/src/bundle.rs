@@ -32,6 +32,8 @@ const CHECKSUM: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 
 /// Memory comes in pieces of this size, so that large pages can map it.
 pub const MEMORY_UNIT: u64 = 2 << 20;
+/// Memory ends below the addresses of devices.
+const MOST_MEMORY: u64 = 3 << 30;
 /// A time slice where a VM does not ask for another.
 pub const DEFAULT_SLICE_US: u32 = 10_000;
 /// In a shorter one a vCPU would get little done between two switches.
@@ -162,6 +164,9 @@ impl VmConfig {
         }
         if self.memory == 0 || !self.memory.is_multiple_of(MEMORY_UNIT) {
             return problem("memory is a multiple of 2 MiB, and not zero");
+        }
+        if self.memory > MOST_MEMORY {
+            return problem("memory is at most 3 GiB");
         }
         if self.vcpus == 0 {
             return problem("a VM has at least one vCPU");
@@ -407,7 +412,7 @@ mod tests {
         #[test]
         fn what_was_packed_is_parsed(
             images in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 0..9000), any::<bool>()), 0..6),
-            vcpus in 1_u32..300, memory in 1_u64..1 << 20, slack in 0_usize..5000,
+            vcpus in 1_u32..300, memory in 1..=MOST_MEMORY / MEMORY_UNIT, slack in 0_usize..5000,
         ) {
             let vms: Vec<Vm<'_>> = (0..).zip(&images).map(|(index, (image, initrd))| Vm {
                 config: VmConfig {

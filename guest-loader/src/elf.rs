@@ -1,23 +1,31 @@
-//! ELF64 executables for x86-64 (Tool Interface Standard, "ELF-64 Object File
-//! Format"), parsed by the `elf` crate and then checked: what is placed is
-//! inside the file, inside memory, and nowhere twice.
+//! ELF executables for x86-64 and i386 (Tool Interface Standard, "ELF-64 Object File
+//! Format"; System V ABI, "Object Files"), parsed by the `elf` crate and then checked:
+//! what is placed is inside the file, inside memory, and nowhere twice.
 
 use crate::{Error, Field, IMAGE_FLOOR, overlap};
 use alloc::vec::Vec;
 use core::ops::Range;
 use elf::{
     ElfBytes,
-    abi::{EM_X86_64, ET_EXEC, PF_X, PT_LOAD},
+    abi::{EM_386, EM_X86_64, ET_EXEC, PF_X, PT_LOAD, PT_NOTE},
     endian::LittleEndian,
     file::Class,
+    note::Note,
     segment::ProgramHeader,
 };
 
 const MAGIC: &[u8] = b"\x7fELF";
 /// Bytes of the file header.
 const HEADER_BYTES: u64 = 64;
-/// Bytes of one program header.
+/// Bytes of one program header, and of one of 32 bits.
 const PROGRAM_HEADER_BYTES: u64 = 56;
+const PROGRAM_HEADER_32_BYTES: u64 = 32;
+/// Offset of `p_filesz` in either.
+const FILE_SIZE_AT: u64 = 32;
+const FILE_SIZE_32_AT: u64 = 16;
+/// The note with a 32-bit entry point (Xen, `public/elfnote.h`).
+const NOTE_OWNER: &[u8] = b"Xen\0";
+const NOTE_ENTRY_32: u64 = 18;
 /// Where the file header states the first program header's offset.
 const PHOFF_AT: usize = 32;
 
@@ -28,6 +36,12 @@ pub(crate) struct Elf<'a> {
     pub(crate) segments: Vec<(u64, &'a [u8])>,
     /// The entry point.
     pub(crate) entry: u64,
+    /// Whether it is a 64-bit file.
+    pub(crate) long: bool,
+    /// The entry point of its PVH note, if it has one.
+    pub(crate) pvh_entry: Option<u64>,
+    /// The address behind its last segment.
+    pub(crate) end: u64,
 }
 
 /// Whether the image claims to be an ELF file.
@@ -64,13 +78,7 @@ pub(crate) fn load(image: &[u8], memory_bytes: u64) -> Result<Elf<'_>, Error> {
     let file =
         ElfBytes::<LittleEndian>::minimal_parse(image).map_err(|_| program_headers_error(image))?;
     let header = &file.ehdr;
-    check(
-        "e_ident[EI_CLASS]",
-        4,
-        u64::from(header.class == Class::ELF64),
-        1,
-        "a 64-bit file",
-    )?;
+    let long = header.class == Class::ELF64;
     check(
         "e_type",
         16,
@@ -78,12 +86,16 @@ pub(crate) fn load(image: &[u8], memory_bytes: u64) -> Result<Elf<'_>, Error> {
         u64::from(ET_EXEC),
         "2 (ET_EXEC, linked to a fixed address)",
     )?;
+    let (machine, expected) = match long {
+        true => (EM_X86_64, "62 (x86-64)"),
+        false => (EM_386, "3 (i386, in a 32-bit file)"),
+    };
     check(
         "e_machine",
         18,
         u64::from(header.e_machine),
-        u64::from(EM_X86_64),
-        "62 (x86-64)",
+        u64::from(machine),
+        expected,
     )?;
     let mut placed: Vec<Placed> = Vec::new();
     let mut segments = Vec::new();
@@ -92,12 +104,16 @@ pub(crate) fn load(image: &[u8], memory_bytes: u64) -> Result<Elf<'_>, Error> {
         if segment.p_type != PT_LOAD || segment.p_memsz == 0 {
             continue;
         }
-        let at = header.e_phoff.saturating_add(index * PROGRAM_HEADER_BYTES);
+        let (size, file_size_at) = match long {
+            true => (PROGRAM_HEADER_BYTES, FILE_SIZE_AT),
+            false => (PROGRAM_HEADER_32_BYTES, FILE_SIZE_32_AT),
+        };
+        let at = header.e_phoff.saturating_add(index * size);
         let header = Field {
             name: "program header",
             offset: at,
         };
-        segments.push((segment.p_paddr, bytes(image, &segment, at)?));
+        segments.push((segment.p_paddr, bytes(image, &segment, at + file_size_at)?));
         let memory = place(&segment, header, memory_bytes)?;
         if let Some(other) = placed.iter().find(|other| overlap(&other.memory, &memory)) {
             return Err(Error::Overlap {
@@ -112,13 +128,39 @@ pub(crate) fn load(image: &[u8], memory_bytes: u64) -> Result<Elf<'_>, Error> {
         });
     }
     let entry = header.e_entry;
-    if !placed
-        .iter()
-        .any(|segment| segment.executable && segment.memory.contains(&entry))
-    {
-        return Err(Error::Entry { at: entry });
+    let pvh_entry = pvh_entry(&file);
+    for at in [Some(entry), pvh_entry].into_iter().flatten() {
+        let inside = |segment: &Placed| segment.executable && segment.memory.contains(&at);
+        if !placed.iter().any(inside) {
+            return Err(Error::Entry { at });
+        }
     }
-    Ok(Elf { segments, entry })
+    let end = placed.iter().map(|segment| segment.memory.end).max();
+    Ok(Elf {
+        segments,
+        entry,
+        long,
+        pvh_entry,
+        end: end.unwrap_or(IMAGE_FLOOR),
+    })
+}
+
+/// The entry point that a PVH note names, if there is one.
+fn pvh_entry(file: &ElfBytes<'_, LittleEndian>) -> Option<u64> {
+    let notes = file
+        .segments()?
+        .iter()
+        .filter(|segment| segment.p_type == PT_NOTE);
+    let mut notes = notes.filter_map(|segment| file.segment_data_as_notes(&segment).ok());
+    notes.find_map(|mut notes| {
+        notes.find_map(|note| match note {
+            Note::Unknown(note) if note.n_type == NOTE_ENTRY_32 && note.name == NOTE_OWNER => {
+                let entry = note.desc.first_chunk()?;
+                Some(u64::from(u32::from_le_bytes(*entry)))
+            }
+            _ => None,
+        })
+    })
 }
 
 fn check(
@@ -138,13 +180,13 @@ fn check(
     })
 }
 
-/// The segment's bytes in the file.
+/// The segment's bytes in the file; its size is stated at `at`.
 fn bytes<'a>(image: &'a [u8], segment: &ProgramHeader, at: u64) -> Result<&'a [u8], Error> {
     if segment.p_filesz > segment.p_memsz {
         return Err(Error::Value {
             what: Field {
                 name: "p_filesz",
-                offset: at + 32,
+                offset: at,
             },
             found: segment.p_filesz,
             expected: "at most p_memsz",
@@ -233,6 +275,47 @@ pub(crate) mod tests {
         memsz: 32,
         flags: 5,
     };
+
+    /// A 32-bit executable with a segment at [`AT`], whose note at 0x1100 names the
+    /// entry point `pvh`.
+    fn made_32(pvh: u32) -> Vec<u8> {
+        let mut image = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+        let (executable, machine, version) = (2_u16, 3_u16, 1_u32);
+        image.extend(executable.to_le_bytes());
+        image.extend(machine.to_le_bytes());
+        for word in [version, AT as u32, 52, 0, 0] {
+            image.extend(word.to_le_bytes());
+        }
+        for half in [52_u16, 32, 2, 40, 0, 0] {
+            image.extend(half.to_le_bytes());
+        }
+        let (load, note, at) = (1_u32, 4_u32, AT as u32);
+        for header in [
+            [load, 0x1000, at, at, 16, 32, 5, 4],
+            [note, 0x1100, at + 0x100, at + 0x100, 20, 20, 4, 4],
+        ] {
+            header
+                .iter()
+                .for_each(|word| image.extend(word.to_le_bytes()));
+        }
+        image.resize(0x1100, 0);
+        for word in [4, 4, 18, u32::from_le_bytes(*b"Xen\0"), pvh] {
+            image.extend(word.to_le_bytes());
+        }
+        image
+    }
+
+    #[test]
+    fn a_32_bit_file_has_the_entry_point_of_its_note() {
+        let image = made_32(AT as u32 + 8);
+        let elf = load(&image, MEMORY).unwrap();
+        assert_eq!((elf.long, elf.pvh_entry), (false, Some(AT + 8)));
+        assert_eq!((elf.entry, elf.end), (AT, AT + 32));
+        assert_eq!(elf.segments, [(AT, &image[0x1000..0x1010])]);
+        let outside = made_32(AT as u32 + 32);
+        let error = load(&outside, MEMORY).err();
+        assert_eq!(error, Some(Error::Entry { at: AT + 32 }));
+    }
 
     /// An executable with these segments and some bytes at 0x1000.
     fn made(entry: u64, segments: &[Segment]) -> Vec<u8> {

@@ -67,6 +67,8 @@ pub enum Error {
         /// The entry point.
         at: u64,
     },
+    /// A 32-bit ELF file that says nothing of how it is entered.
+    NoEntry32,
     /// An initial ramdisk for an image that takes none.
     Initrd,
     /// The command line is longer than its place.
@@ -100,7 +102,9 @@ impl fmt::Display for Error {
             Self::UnknownImage { start } => {
                 write!(f, "the image is of no known kind (it begins with")?;
                 start.iter().try_for_each(|byte| write!(f, " {byte:02x}"))?;
-                f.write_str("); known: ELF64 executables for x86-64, Linux bzImage")
+                f.write_str(
+                    "); known: ELF executables, Linux bzImage, images with a Multiboot header",
+                )
             }
             Self::Truncated {
                 what,
@@ -129,6 +133,9 @@ impl fmt::Display for Error {
             Self::Overlap { first, second } => write!(f, "{first} overlaps {second}"),
             Self::Entry { at } => {
                 write!(f, "entry point {at:#x} lies in no executable segment")
+            }
+            Self::NoEntry32 => {
+                f.write_str("a 32-bit ELF file with neither a Multiboot header nor a PVH note")
             }
             Self::Initrd => f.write_str("an initrd is given, and the image takes none"),
             Self::CommandLine { bytes, allowed } => {

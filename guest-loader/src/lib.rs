@@ -6,7 +6,9 @@
 //! checked, and an error names image, field and offset.
 //!
 //! Linux kernels (bzImage) are entered by the 64-bit boot protocol, with ACPI tables
-//! ([`acpi`]). What an ELF64 image (x86-64, `ET_EXEC`) can expect at its entry point:
+//! ([`acpi`]). An image with a Multiboot header is entered as that specification says,
+//! and otherwise an ELF file with a PVH note as that note says: both in 32-bit protected
+//! mode. What any other ELF64 image (x86-64, `ET_EXEC`) can expect at its entry point:
 //!
 //! - 64-bit mode, CPL 0, interrupts off, RFLAGS = 2, no IDT;
 //! - the first 4 GiB mapped one to one, writable and executable;
@@ -39,6 +41,7 @@ pub mod bundle;
 mod elf;
 mod error;
 mod linux;
+mod multiboot;
 
 pub use error::{Error, Field};
 
@@ -82,6 +85,33 @@ pub enum Entry {
         /// Selector of the code segment; that of the data segment follows it.
         code_selector: u16,
     },
+    /// 32-bit protected mode without paging, with flat segments.
+    Protected32 {
+        /// Address of the first instruction.
+        eip: u64,
+        /// EAX: the loader's magic number, or zero.
+        eax: u64,
+        /// EBX: address of what is to be known.
+        ebx: u64,
+        /// Address of the GDT.
+        gdt_base: u64,
+        /// Limit of the GDT in bytes.
+        gdt_limit: u16,
+        /// Selector of the code segment; that of the data segment follows it.
+        code_selector: u16,
+    },
+}
+
+/// An entry in protected mode.
+fn protected32(eip: u64, [eax, ebx]: [u64; 2]) -> Entry {
+    Entry::Protected32 {
+        eip,
+        eax,
+        ebx,
+        gdt_base: boot_area::GDT,
+        gdt_limit: boot_area::gdt_limit(boot_area::CODE_SELECTOR),
+        code_selector: boot_area::CODE_SELECTOR,
+    }
 }
 
 /// An entry in 64-bit mode with one pointer to what is to be known.
@@ -127,12 +157,22 @@ pub fn plan<'a>(request: &Request<'a>) -> Result<Plan<'a>, Error> {
     } = request;
     if linux::is_linux(image) {
         let kernel = linux::load(image, initrd, memory_bytes, command_line, vcpus)?;
-        let mut copies = boot_area::common(command_line, boot_area::LINUX_CODE_SELECTOR)?;
+        let mut copies = boot_area::common(command_line, boot_area::LINUX_CODE_SELECTOR, true)?;
         copies.extend(kernel.copies);
         let registers = [0, boot_area::START_INFO];
         return Ok(Plan {
             copies,
             entry: long64(kernel.entry, registers, boot_area::LINUX_CODE_SELECTOR),
+        });
+    }
+    if let Some(header) = multiboot::find(image) {
+        let image = multiboot::load(image, &header, initrd, memory_bytes)?;
+        let mut copies = boot_area::common(command_line, boot_area::CODE_SELECTOR, false)?;
+        copies.extend(image.copies);
+        let registers = [u64::from(multiboot::LOADER_MAGIC), boot_area::START_INFO];
+        return Ok(Plan {
+            copies,
+            entry: protected32(image.entry, registers),
         });
     }
     if !elf::is_elf(image) {
@@ -144,18 +184,26 @@ pub fn plan<'a>(request: &Request<'a>) -> Result<Plan<'a>, Error> {
         return Err(Error::Initrd);
     }
     let elf = elf::load(image, memory_bytes)?;
-    let mut copies = boot_area::common(command_line, boot_area::CODE_SELECTOR)?;
+    let long = elf.pvh_entry.is_none();
+    if long && !elf.long {
+        return Err(Error::NoEntry32);
+    }
+    let mut copies = boot_area::common(command_line, boot_area::CODE_SELECTOR, long)?;
     copies.push(boot_area::start_info(memory_bytes));
     copies.extend(
         elf.segments
             .into_iter()
             .map(|(at, bytes)| (at, Cow::Borrowed(bytes))),
     );
-    let registers = [boot_area::START_INFO, 0];
-    Ok(Plan {
-        copies,
-        entry: long64(elf.entry, registers, boot_area::CODE_SELECTOR),
-    })
+    let entry = match elf.pvh_entry {
+        Some(entry) => protected32(entry, [0, boot_area::START_INFO]),
+        None => long64(
+            elf.entry,
+            [boot_area::START_INFO, 0],
+            boot_area::CODE_SELECTOR,
+        ),
+    };
+    Ok(Plan { copies, entry })
 }
 
 /// Whether two ranges share a byte.

@@ -1,6 +1,7 @@
 //! The registers with which a vCPU begins, for each kind of image.
 
 use super::control::Cr0;
+use crate::vmx::frame::Registers;
 
 /// One segment register with what is hidden behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,12 +41,8 @@ pub struct BootState {
     pub rip: u64,
     /// RSP
     pub rsp: u64,
-    /// RDI
-    pub rdi: u64,
-    /// RSI
-    pub rsi: u64,
-    /// RDX
-    pub rdx: u64,
+    /// The other general-purpose registers.
+    pub registers: Registers,
     /// CS
     pub code: Segment,
     /// SS, DS, ES, FS and GS
@@ -101,6 +98,17 @@ pub(super) const LONG: u32 = 1 << 13;
 const DEFAULT_32: u32 = 1 << 14;
 const PAGES: u32 = 1 << 15;
 
+const DATA_RIGHTS: u32 = FLAT_RIGHTS | DATA_WRITABLE | DEFAULT_32 | PAGES;
+
+fn flat(selector: u16, rights: u32) -> Segment {
+    Segment {
+        selector,
+        base: 0,
+        limit: u32::MAX,
+        rights,
+    }
+}
+
 impl BootState {
     /// After reset or INIT (SDM Vol. 3, "Processor State After Reset"), with RDX as
     /// `signature` says: family, model and stepping.
@@ -118,9 +126,10 @@ impl BootState {
             efer: 0,
             rip: RESET_RIP,
             rsp: 0,
-            rdi: 0,
-            rsi: 0,
-            rdx: signature,
+            registers: Registers {
+                rdx: signature,
+                ..Registers::default()
+            },
             code: segment(RESET_CODE_SELECTOR, RESET_CODE_BASE, REAL_MODE_CODE),
             data: segment(0, 0, REAL_MODE_DATA),
             gdt: TableRegister {
@@ -140,6 +149,33 @@ impl BootState {
         state
     }
 
+    /// 32-bit protected mode without paging, with flat segments.
+    pub fn protected_mode(
+        rip: u64,
+        [rax, rbx]: [u64; 2],
+        gdt: TableRegister,
+        selectors: [u16; 2],
+    ) -> Self {
+        let [code, data] = selectors;
+        Self {
+            cr0: (Cr0::PE | Cr0::ET).bits(),
+            cr3: 0,
+            cr4: 0,
+            efer: 0,
+            rip,
+            rsp: 0,
+            registers: Registers {
+                rax,
+                rbx,
+                ..Registers::default()
+            },
+            code: flat(code, FLAT_RIGHTS | CODE_READABLE | DEFAULT_32 | PAGES),
+            data: flat(data, DATA_RIGHTS),
+            gdt,
+            idt_limit: 0,
+        }
+    }
+
     /// 64-bit mode with the page tables at `cr3` and flat segments.
     pub fn long_mode(
         rip: u64,
@@ -150,12 +186,6 @@ impl BootState {
         selectors: [u16; 2],
     ) -> Self {
         let [code, data] = selectors;
-        let flat = |selector, rights| Segment {
-            selector,
-            base: 0,
-            limit: u32::MAX,
-            rights,
-        };
         Self {
             cr0: (Cr0::PE | Cr0::ET | Cr0::NE | Cr0::WP | Cr0::PG).bits(),
             cr3,
@@ -163,11 +193,13 @@ impl BootState {
             efer: EFER_LME | EFER_LMA,
             rip,
             rsp,
-            rdi,
-            rsi,
-            rdx: 0,
+            registers: Registers {
+                rdi,
+                rsi,
+                ..Registers::default()
+            },
             code: flat(code, FLAT_RIGHTS | CODE_READABLE | LONG | PAGES),
-            data: flat(data, FLAT_RIGHTS | DATA_WRITABLE | DEFAULT_32 | PAGES),
+            data: flat(data, DATA_RIGHTS),
             gdt,
             idt_limit: 0,
         }

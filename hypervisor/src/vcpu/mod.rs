@@ -28,7 +28,7 @@ use crate::{
         bus::Bus,
         x2apic::{Ipi, X2Apic},
     },
-    vmx::frame::{Frame, Registers},
+    vmx::frame::Frame,
     xstate::fpstate::Fpstate,
 };
 use alloc::sync::Arc;
@@ -115,12 +115,7 @@ impl Vcpu {
 
     /// INIT: registers as in `boot`, and a local APIC as after reset.
     pub fn restart(&mut self, boot: &BootState) {
-        self.frame.registers = Registers {
-            rdi: boot.rdi,
-            rsi: boot.rsi,
-            rdx: boot.rdx,
-            ..Registers::default()
-        };
+        self.frame.registers = boot.registers;
         self.cpuid.set_cr4(false, false);
         self.apic.reset();
         self.nmi = false;

@@ -264,6 +264,11 @@ impl Factory {
 }
 
 fn boot_state(entry: Entry) -> BootState {
+    let table = |base, limit| TableRegister {
+        base,
+        limit: u32::from(limit),
+    };
+    let selectors = |code| [code, code + DESCRIPTOR_BYTES];
     match entry {
         Entry::Long64 {
             rip,
@@ -275,12 +280,19 @@ fn boot_state(entry: Entry) -> BootState {
             gdt_limit,
             code_selector,
         } => {
-            let gdt = TableRegister {
-                base: gdt_base,
-                limit: u32::from(gdt_limit),
-            };
-            let selectors = [code_selector, code_selector + DESCRIPTOR_BYTES];
-            BootState::long_mode(rip, rsp, [rdi, rsi], cr3, gdt, selectors)
+            let gdt = table(gdt_base, gdt_limit);
+            BootState::long_mode(rip, rsp, [rdi, rsi], cr3, gdt, selectors(code_selector))
+        }
+        Entry::Protected32 {
+            eip,
+            eax,
+            ebx,
+            gdt_base,
+            gdt_limit,
+            code_selector,
+        } => {
+            let gdt = table(gdt_base, gdt_limit);
+            BootState::protected_mode(eip, [eax, ebx], gdt, selectors(code_selector))
         }
     }
 }

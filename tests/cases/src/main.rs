@@ -10,6 +10,7 @@ mod crash;
 mod demo;
 mod harness;
 mod linux;
+mod multiboot;
 mod offend;
 mod smp;
 mod tidy;
@@ -32,6 +33,7 @@ fn main() {
     trials.extend(cpus::trials());
     trials.extend(smp::trials());
     trials.extend(linux::trials());
+    trials.extend(multiboot::trials());
     trials.extend(offend::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
