@@ -6,6 +6,7 @@ pub mod build;
 pub mod bundle;
 pub mod linux;
 pub mod machine;
+pub mod operator;
 pub mod packages;
 pub mod project;
 pub mod run;

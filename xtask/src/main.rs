@@ -7,6 +7,7 @@ use xtask::{
     build::{self, Firmware},
     bundle,
     machine::{Machine, Processor, Spec},
+    operator::Person,
     run::{self, Ended},
     size, test,
 };
@@ -148,7 +149,7 @@ fn perform(command: Command) -> Result<bool> {
                 None if std::io::stdin().is_terminal() => Duration::MAX,
                 None => DEFAULT_LIMIT,
             };
-            match run::run(machine, &spec, limit, &mut run::Person::sit_down())?.ended {
+            match run::run(machine, &spec, limit, &mut Person::sit_down())?.ended {
                 Ended::Verdict { success } => Ok(success),
                 Ended::Silent { why } => bail!("{why}"),
                 Ended::TimedOut { report } => bail!("{report}"),

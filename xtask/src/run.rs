@@ -1,17 +1,17 @@
 //! Runs a machine: streams its console, reads its verdict, ends it.
 
-use crate::machine::{Machine, Spec, bochs};
+use crate::{
+    machine::{Machine, Spec, bochs},
+    operator::Operator,
+};
 use anyhow::{Context, Result, bail};
 use std::{
     fs,
-    io::{BufRead, ErrorKind, Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{
-        atomic::{AtomicBool, Ordering},
-        mpsc::{self, Receiver},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -68,61 +68,6 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 pub fn end_machines_on_interrupt() -> Result<()> {
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed))?;
     Ok(())
-}
-
-/// Who sits at the console.
-pub trait Operator {
-    /// What came from the machine: text with line ends, not always whole lines.
-    fn show(&mut self, text: &str);
-
-    /// What goes to the machine now.
-    fn keys(&mut self) -> Vec<u8>;
-}
-
-/// Nobody.
-pub struct Nobody;
-
-impl Operator for Nobody {
-    fn show(&mut self, _: &str) {}
-
-    fn keys(&mut self) -> Vec<u8> {
-        Vec::new()
-    }
-}
-
-/// A person at our own standard input and output.
-pub struct Person(Receiver<Vec<u8>>);
-
-impl Person {
-    /// Begins to read what is typed, a line at a time, as terminals deliver it.
-    pub fn sit_down() -> Self {
-        let (sender, receiver) = mpsc::channel();
-        thread::spawn(move || {
-            let mut line = Vec::new();
-            let mut input = std::io::stdin().lock();
-            while input
-                .read_until(b'\n', &mut line)
-                .is_ok_and(|bytes| bytes > 0)
-            {
-                if sender.send(std::mem::take(&mut line)).is_err() {
-                    break;
-                }
-            }
-        });
-        Self(receiver)
-    }
-}
-
-impl Operator for Person {
-    fn show(&mut self, text: &str) {
-        print!("{text}");
-        // A terminal that is gone is told by the next write.
-        let _ = std::io::stdout().flush();
-    }
-
-    fn keys(&mut self) -> Vec<u8> {
-        self.0.try_iter().flatten().collect()
-    }
 }
 
 /// Starts `machine` with `operator` at its console, and waits for its end, at most for

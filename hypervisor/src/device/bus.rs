@@ -46,6 +46,8 @@ pub fn is_device(gpa: Gpa) -> bool {
 /// The devices of one VM.
 pub struct Bus {
     uart: Uart,
+    /// Its interrupt line, as the I/O APIC was told last.
+    uart_line: bool,
     ioapic: IoApic,
     rtc: Rtc,
     line: Vec<u8>,
@@ -57,6 +59,7 @@ impl Bus {
         Self {
             rtc: Rtc::new(clock),
             uart: Uart::default(),
+            uart_line: false,
             ioapic: IoApic::default(),
             // Room for any line, so that output never allocates.
             line: Vec::with_capacity(LINE_BYTES),
@@ -129,7 +132,12 @@ impl Bus {
     }
 
     fn update_lines(&mut self) -> Option<Ipi> {
-        self.ioapic.set_line(UART_PIN, self.uart.line())
+        let line = self.uart.line();
+        if line == self.uart_line {
+            return None;
+        }
+        self.uart_line = line;
+        self.ioapic.set_line(UART_PIN, line)
     }
 
     /// The bytes of the finished or overlong line, without its line end.

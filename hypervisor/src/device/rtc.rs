@@ -51,7 +51,7 @@ impl Rtc {
         let now = OffsetDateTime::from_unix_timestamp(seconds);
         let now = now.unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let year = now.year().unsigned_abs();
-        let decimal = |value: u32| (value / 10 % 10 << 4 | value % 10) as u8;
+        let decimal = |value: u32| (value / 10 % 10 * 16 + value % 10) as u8;
         match self.index {
             SECONDS => decimal(now.second().into()),
             MINUTES => decimal(now.minute().into()),

@@ -31,7 +31,7 @@ use x86_64::{
 };
 
 /// Usable bytes of one stack.
-pub const STACK_BYTES: u64 = 32 * 1024;
+pub const STACK_BYTES: u64 = 64 * 1024;
 /// Address space of one stack: the unused part below it is the guard.
 const STACK_SLOT_BYTES: u64 = 2 * STACK_BYTES;
 /// Where stacks are mapped: a top-level slot that nothing else uses, checked

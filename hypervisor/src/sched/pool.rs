@@ -81,14 +81,14 @@ pub(super) enum Turn {
 
 impl Pool {
     /// Takes in the vCPUs of a VM that was created.
-    pub fn add(&self, threads: Vec<Box<Thread>>) {
+    pub fn add(&self, threads: Vec<Thread>) {
         self.alive.fetch_add(1, Relaxed);
         if let Some(thread) = threads.first() {
             let line = (thread.vm.bus.clone(), thread.vm.peers.clone());
             self.lines.lock().insert(thread.vm.number, line);
         }
         let mut queue = self.queue.lock();
-        queue.extend(threads);
+        queue.extend(threads.into_iter().map(Box::new));
         // Every CPU looks before it halts for the first time.
         self.waiting.store(queue.len(), SeqCst);
     }

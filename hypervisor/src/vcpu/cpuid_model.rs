@@ -47,8 +47,9 @@ const NOTHING: CpuIdResult = CpuIdResult {
     edx: 0,
 };
 
-/// A leaf.
+/// A leaf; of 32 bytes, so that its place in a table is a shift away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(align(32))]
 struct Leaf {
     /// The answer, for every sub-leaf that has none of its own.
     answer: CpuIdResult,
@@ -87,6 +88,8 @@ pub struct CpuidModel {
     highest: Leaf,
     sub_leaves: Vec<CpuIdResult>,
     layout: Layout,
+    /// The XCR0 and `IA32_XSS` whose sizes leaf 0xD states.
+    shown: (XFeatures, XFeatures),
 }
 
 impl CpuidModel {
@@ -180,8 +183,16 @@ impl CpuidModel {
 
     /// Rule xs-03: leaf 0xD states the sizes for the current XCR0 and
     /// `IA32_XSS`, the second in the compacted format if there is one.
+    #[inline]
     pub fn set_xstate(&mut self, xcr0: XFeatures, xss: XFeatures) {
+        if self.shown != (xcr0, xss) {
+            self.show_xstate(xcr0, xss);
+        }
+    }
+
+    fn show_xstate(&mut self, xcr0: XFeatures, xss: XFeatures) {
         const XSAVEC_OR_XSAVES: u32 = 1 << 1 | 1 << 3;
+        self.shown = (xcr0, xss);
         let standard = self.layout.size(xcr0, Format::Standard);
         let compacted = self.layout.size(xcr0 | xss, Format::Compacted);
         if let Some(answer) = self.answer_mut(XSTATE_LEAF, 0) {

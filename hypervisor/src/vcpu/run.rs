@@ -316,6 +316,20 @@ unsafe extern "sysv64" fn on_exit(frame: *mut Frame) -> bool {
     // A failed entry has bit 31 set and reasons that no handler takes.
     let reason = Reason(vmcs.read(field::EXIT_REASON) as u16);
     vcpu.counters.count(reason);
+    if exit::complete(vcpu, reason) {
+        skip(&mut vmcs);
+        cpu.before_entry(&mut vcpu.xstate);
+        return true;
+    }
+    decide(runner, cpu, reason)
+}
+
+/// The rest of [`on_exit`], apart so that exits that are complete save no registers.
+#[inline(never)]
+fn decide(runner: &mut Runner, cpu: &mut Cpu, reason: Reason) -> bool {
+    // SAFETY: the exit came from this VMCS.
+    let mut vmcs = unsafe { runner.vmcs.assume_loaded() };
+    let vcpu = &mut runner.vcpu;
     let mut skipped = false;
     match exit::dispatch(vcpu, cpu, reason, &FromVmcs(&vmcs)) {
         Outcome::Skip => {

@@ -33,7 +33,7 @@ use crate::{
         xfd::XfdErrPolicy,
     },
 };
-use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use alloc::{sync::Arc, vec::Vec};
 use core::{fmt, sync::atomic::AtomicBool};
 use guest_loader::{
     Entry,
@@ -127,14 +127,14 @@ impl fmt::Display for CreateError {
 
 impl Factory {
     /// The vCPUs of VM `number` of the bundle; a VM that cannot be made is reported.
-    pub fn make(&self, number: usize) -> Option<Vec<Box<Thread>>> {
+    pub fn make(&self, number: usize) -> Option<Vec<Thread>> {
         let vm = self.bundle.vms.get(number)?;
         self.create(number, vm)
             .inspect_err(|error| say!("VM {:?} cannot be made: {error}", vm.config.name))
             .ok()
     }
 
-    fn create(&self, number: usize, vm: &bundle::Vm<'_>) -> Result<Vec<Box<Thread>>, CreateError> {
+    fn create(&self, number: usize, vm: &bundle::Vm<'_>) -> Result<Vec<Thread>, CreateError> {
         let config = &vm.config;
         if config.vcpus > MOST_VCPUS {
             return Err(CreateError::Vcpus(config.vcpus));
@@ -190,8 +190,7 @@ impl Factory {
                 let vpid = vpid.map_err(|_| CreateError::Vpid)?;
                 let runner = Runner::new(vcpu, &self.vmx, vpid, shared.memory.ept_pointer(), &boot)
                     .map_err(CreateError::Vmx)?;
-                let thread = Thread::new(shared.clone(), number, runner, pin(number));
-                Ok(Box::new(thread))
+                Ok(Thread::new(shared.clone(), number, runner, pin(number)))
             })
             .collect()
     }

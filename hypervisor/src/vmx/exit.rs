@@ -68,8 +68,8 @@ reasons! {
 }
 
 impl Reason {
-    /// Reasons fit below this; for tables by reason.
-    pub const COUNT: usize = 80;
+    /// Reasons fit below this, a power of two; for tables by reason.
+    pub const COUNT: usize = 128;
 }
 
 impl fmt::Display for Reason {

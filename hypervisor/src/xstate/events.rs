@@ -74,6 +74,11 @@ impl<R: XRegisters> CpuXstate<R> {
         index: u32,
         value: u64,
     ) -> Result<Outcome, GuestFault> {
+        const XCR0: u32 = 0;
+        if index == XCR0 && value == vcpu.xcr0.bits() {
+            // It was checked when it was set, and room was made for it.
+            return Ok(Outcome::Done);
+        }
         let xcr0 = check_xsetbv(index, value, vcpu.offer.user()).map_err(GuestFault::Xsetbv)?;
         let lacking = vcpu.lacking_room(xcr0, vcpu.xfd.value());
         if !lacking.is_empty() {

@@ -12,7 +12,8 @@ use xtask::{
     build::{self, Firmware},
     bundle,
     machine::{Machine, Processor, Spec},
-    run::{self, Ended, Operator, Outcome},
+    operator::Operator,
+    run::{self, Ended, Outcome},
 };
 
 /// Longer than any case takes on a busy machine; one that hangs is a failure.

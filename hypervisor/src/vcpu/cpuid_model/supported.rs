@@ -109,6 +109,8 @@ impl<C: CpuIdReader> Builder<'_, C> {
             highest: highest_leaf,
             sub_leaves: self.sub_leaves,
             layout: self.layout.clone(),
+            // Nothing yet.
+            shown: (XFeatures::EMPTY, XFeatures::EMPTY),
         };
         model.set_cr4(false, false);
         model.set_xstate(XFeatures::X87, XFeatures::EMPTY);

@@ -50,6 +50,18 @@ pub trait Report {
     fn control(&self) -> Paging;
 }
 
+/// Completes an exit whose answer is prepared, so that nothing has to be asked or
+/// decided; the others are for [`dispatch`].
+#[inline(always)]
+pub fn complete(vcpu: &mut Vcpu, reason: Reason) -> bool {
+    match reason {
+        Reason::CPUID => cpuid::handle(vcpu),
+        Reason::VMCALL => privileged::vmcall(vcpu),
+        _ => return false,
+    }
+    true
+}
+
 /// Decides what comes of an exit.
 #[inline(always)]
 pub fn dispatch<R: XRegisters>(
@@ -59,8 +71,7 @@ pub fn dispatch<R: XRegisters>(
     report: &impl Report,
 ) -> Outcome {
     match reason {
-        Reason::CPUID => cpuid::handle(vcpu),
-        Reason::VMCALL => privileged::vmcall(vcpu),
+        _ if complete(vcpu, reason) => Outcome::Skip,
         Reason::RDMSR => msr::read(vcpu, cpu, report),
         Reason::WRMSR => msr::write(vcpu, cpu, report),
         Reason::IO => port::handle(vcpu, PortAccess::decode(report.qualification())),

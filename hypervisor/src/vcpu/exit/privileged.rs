@@ -11,9 +11,8 @@ use crate::{
 /// VMCALL: there is no such call, whichever was asked for. An answer rather
 /// than #UD, because guests probe for hypervisors' calls.
 #[inline(always)]
-pub(super) fn vmcall(vcpu: &mut Vcpu) -> Outcome {
+pub(super) fn vmcall(vcpu: &mut Vcpu) {
     vcpu.frame.registers.rax = u64::MAX;
-    Outcome::Skip
 }
 
 /// INVD and WBINVD: memory is coherent and write-back whatever the guest
