@@ -82,16 +82,45 @@ pub(super) fn stub(vector: u8) -> VirtAddr {
     VirtAddr::from_ptr(stubs as *const ()) + u64::from(vector) * STUB_BYTES
 }
 
-/// Ends a halt: what the notification is about is found by looking. In: the CPU's
-/// interrupt frame. No register changes.
+/// Halts until an interrupt comes, with interrupts on for just that long.
+///
+/// An interrupt that strikes before the HLT skips it, so that none is slept through;
+/// STI alone holds interrupts back for one instruction (SDM Vol. 2, "STI"), but the
+/// emulated machine, with several CPUs, was seen to deliver one there.
+///
+/// In and out: interrupts off; no register but RFLAGS changes.
 #[unsafe(naked)]
-unsafe extern "C" fn return_at_once() {
-    naked_asm!("iretq")
+pub extern "sysv64" fn wait_for_interrupt() {
+    naked_asm!(
+        "sti",
+        ".global tilevisor_halt",
+        "tilevisor_halt:",
+        "hlt",
+        "cli",
+        "ret",
+    )
+}
+
+/// Ends a halt: what the notification is about is found by looking. In: the CPU's
+/// interrupt frame, whose RIP is moved on from the HLT. No register changes.
+#[unsafe(naked)]
+unsafe extern "C" fn return_from_halt() {
+    naked_asm!(
+        "push rax",
+        "lea rax, [rip + tilevisor_halt]",
+        "cmp [rsp + 8], rax",
+        "jne 2f",
+        // HLT is one byte long.
+        "inc qword ptr [rsp + 8]",
+        "2:",
+        "pop rax",
+        "iretq",
+    )
 }
 
 /// The entry of a notification.
 pub(super) fn notification() -> VirtAddr {
-    VirtAddr::from_ptr(return_at_once as *const ())
+    VirtAddr::from_ptr(return_from_halt as *const ())
 }
 
 const NMI: u64 = 2;

@@ -10,7 +10,7 @@ mod pool;
 mod running;
 
 use crate::{
-    cpu::{apic::Apic, tables::Tables, tsc},
+    cpu::{apic::Apic, exceptions, tables::Tables, tsc},
     platform::{
         backtrace,
         power::{self, Verdict},
@@ -33,7 +33,6 @@ use alloc::{boxed::Box, sync::Arc};
 use core::sync::atomic::Ordering;
 use pool::Turn;
 pub use pool::{MOST_CPUS, POOL};
-use x86_64::instructions::interrupts;
 
 /// The CPU that listens to the operator.
 const FIRST_CPU: u16 = 0;
@@ -140,8 +139,7 @@ impl Scheduler {
         let look = (self.index == FIRST_CPU).then(|| tsc::now() + self.listen);
         let until = until.into_iter().chain(look).min();
         self.apic.set_timer(until);
-        interrupts::enable_and_hlt();
-        interrupts::disable();
+        exceptions::wait_for_interrupt();
         self.apic.end_of_interrupt();
         self.apic.set_timer(None);
     }
