@@ -71,12 +71,14 @@ impl Bus {
     /// consecutive bytes.
     pub fn write(&mut self, access: PortAccess, value: u32) -> (Effect, Option<Ipi>) {
         let effect = match access.port {
+            UART..=UART_LAST if access.bytes == 1 => {
+                let effect = self.write_uart(access.port - UART, value as u8);
+                return (effect, self.update_lines());
+            }
             UART..=UART_LAST => {
                 let mut effect = Effect::None;
                 for (offset, byte) in (access.port - UART..).zip(bytes(access, value)) {
-                    if let Some(sent) = self.uart.write(offset, byte)
-                        && self.push(sent)
-                    {
+                    if self.write_uart(offset, byte) == Effect::Line {
                         effect = Effect::Line;
                     }
                 }
@@ -92,6 +94,13 @@ impl Bus {
             _ => Effect::None,
         };
         (effect, None)
+    }
+
+    fn write_uart(&mut self, offset: u16, value: u8) -> Effect {
+        match self.uart.write(offset, value) {
+            Some(sent) if self.push(sent) => Effect::Line,
+            _ => Effect::None,
+        }
     }
 
     /// IN; a port without a device reads as all ones, like a bus that floats.
