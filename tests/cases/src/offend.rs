@@ -122,6 +122,25 @@ pub(crate) fn trials() -> Vec<Trial> {
         all_on("offend::everything_at_once_on_2_cpus", 2),
         all_on("offend::everything_at_once_on_4_cpus", 4),
         all_on("offend::everything_at_once_on_8_cpus", 8),
+        case("offend::what_a_vm_leaves_in_memory_is_zeroed", |log| {
+            let vm = |name, until: u64| Vm {
+                name,
+                payload: "memory",
+                cmdline: format!("until={until}"),
+                ..PLAIN
+            };
+            // Two that begin again and again, so that each gets what the other had.
+            let console = log.run(&Boot {
+                cpus: 2,
+                ..bundle(&[vm("one", 1_500_000_000), vm("two", 1_600_000_000)])
+            })?;
+            for name in ["one", "two"] {
+                console.says(&format!("tilevisor: VM \"{name}\" resets itself"))?;
+                console.says(&format!("{name}: 1 passed, 0 failed"))?;
+            }
+            console.never_says("not ok")?;
+            console.succeeded()
+        }),
         case("offend::loops_with_interrupts_off_on_every_cpu", |log| {
             let spin = |name| Vm {
                 name,
