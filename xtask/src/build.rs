@@ -166,16 +166,30 @@ pub fn llvm_tool(name: &str) -> Result<PathBuf> {
     Ok(tool)
 }
 
+/// Bytes of `kernel` without symbols and debug information.
+///
+/// # Errors
+/// Of the tool that strips it.
+pub fn stripped_size(kernel: &Path) -> Result<u64> {
+    // By its name: the tool puts a new file in the place of the old.
+    Ok(std::fs::metadata(strip(kernel)?.path())?.len())
+}
+
+fn strip(kernel: &Path) -> Result<tempfile::NamedTempFile> {
+    let stripped = tempfile::NamedTempFile::new_in(target())?;
+    let mut strip = Command::new(llvm_tool("llvm-objcopy")?);
+    strip.arg("--strip-all").arg(kernel).arg(stripped.path());
+    quietly(&mut strip, "stripping")?;
+    Ok(stripped)
+}
+
 /// Writes a disk image that boots `kernel` with `ramdisk` to `out`.
 ///
 /// # Errors
 /// Of the tools it takes.
 pub fn disk(kernel: &Path, ramdisk: Option<&Path>, firmware: Firmware, out: &Path) -> Result<()> {
     // The boot loader reads the whole file, so debug information costs boot time.
-    let stripped = tempfile::NamedTempFile::new_in(target())?;
-    let mut strip = Command::new(llvm_tool("llvm-objcopy")?);
-    strip.arg("--strip-all").arg(kernel).arg(stripped.path());
-    quietly(&mut strip, "stripping")?;
+    let stripped = strip(kernel)?;
 
     let ramdisk = ramdisk.unwrap_or(Path::new("-"));
     let mut make = Command::new(disk_image_tool()?);

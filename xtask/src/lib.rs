@@ -2,6 +2,7 @@
 //! whole-machine tests share with it.
 
 pub mod archive;
+pub mod bench;
 pub mod build;
 pub mod bundle;
 pub mod linux;

@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
 use xtask::{
+    bench,
     build::{self, Firmware},
     bundle,
     machine::{Machine, Processor, Spec},
@@ -45,6 +46,12 @@ enum Command {
         /// Print the command that starts the machine instead of starting it
         #[arg(long)]
         dry_run: bool,
+    },
+    /// Measure what exits cost, in instructions where the machine is emulated
+    Bench {
+        /// Write the figures to this file too
+        #[arg(long)]
+        json: Option<PathBuf>,
     },
     /// Run all tests, or those whose name contains FILTER
     Test {
@@ -155,6 +162,7 @@ fn perform(command: Command) -> Result<bool> {
                 Ended::TimedOut { report } => bail!("{report}"),
             }
         }
+        Command::Bench { json } => bench::run(json.as_deref()).map(|()| true),
         Command::Test { filter } => test::run(filter.as_deref()),
         Command::Image {
             bios: _,
