@@ -236,16 +236,18 @@ impl Pool {
 
     /// Takes in `thread`. The APIC ID of an idle CPU that should have it, now or when
     /// its time comes.
-    pub(super) fn give_back(&self, mut thread: Box<Thread>) -> Option<u32> {
+    pub(super) fn give_back(&self, thread: Box<Thread>) -> Option<u32> {
         let pinned = thread.pinned;
-        let wake = thread.wake(tsc::now());
         let mut queue = self.queue.lock();
         queue.push_back(thread);
         self.waiting.store(queue.len(), SeqCst);
+        // Only now: who sends it something from here on finds it in the queue.
+        let now = tsc::now();
+        let wake = queue.back_mut().map(|thread| thread.wake(now));
         drop(queue);
         match wake {
-            Wake::Now | Wake::At(_) => self.idle_cpu(pinned),
-            Wake::OnEvent => None,
+            Some(Wake::Now | Wake::At(_)) => self.idle_cpu(pinned),
+            Some(Wake::OnEvent) | None => None,
         }
     }
 
