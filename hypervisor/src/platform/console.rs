@@ -5,7 +5,10 @@
 
 #![expect(unsafe_code, reason = "programs the serial port")]
 
-use core::fmt::{self, Write};
+use core::{
+    fmt::{self, Write},
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
 use spin::{Lazy, Mutex};
 use uart_16550::SerialPort;
 use x86_64::instructions::port::Port;
@@ -37,12 +40,13 @@ fn set_fastest() {
     }
 }
 
-/// The VM whose line is not yet complete, if that is the last one on the console.
-static OPEN: Mutex<Option<usize>> = Mutex::new(None);
+/// The number and one of the VM whose line is not yet complete, if that is the last
+/// line on the console; else zero. Used by whoever holds the console.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
 
 /// Ends the line that a guest has begun.
 fn end_open(port: &mut SerialPort) {
-    if OPEN.lock().take().is_some() {
+    if OPEN.swap(0, Relaxed) != 0 {
         let _ = port.write_char('\n');
     }
 }
@@ -63,7 +67,7 @@ pub fn guest_line(name: &str, number: usize, line: &[u8], complete: bool) {
     const BACKSPACE: u8 = 0x08;
     const ESCAPE: u8 = 0x1b;
     let mut port = CONSOLE.lock();
-    if *OPEN.lock() != Some(number) {
+    if OPEN.load(Relaxed) != number + 1 {
         end_open(&mut port);
         let _ = write!(port, "{name}: ");
     }
@@ -76,7 +80,7 @@ pub fn guest_line(name: &str, number: usize, line: &[u8], complete: bool) {
     if complete {
         let _ = port.write_char('\n');
     }
-    *OPEN.lock() = (!complete).then_some(number);
+    OPEN.store(if complete { 0 } else { number + 1 }, Relaxed);
 }
 
 /// Prints one line without a prefix: the machine's verdict, for tools.
@@ -108,10 +112,7 @@ pub(super) fn drain() {
 pub fn break_lock() {
     // SAFETY: used only on the way to the end of the machine, where garbled
     // output is better than none; the port itself holds no invariant.
-    unsafe {
-        CONSOLE.force_unlock();
-        OPEN.force_unlock();
-    }
+    unsafe { CONSOLE.force_unlock() }
 }
 
 /// Prints a line of the hypervisor, with the arguments of `format!`.
