@@ -14,7 +14,7 @@
 //!
 //! Numbers are little-endian.
 
-use crate::{Error, Field};
+use crate::{Error, Field, put};
 use alloc::{string::String, vec::Vec};
 use crc::{CRC_32_ISO_HDLC, Crc};
 use serde::{Deserialize, Serialize};
@@ -230,14 +230,6 @@ pub fn pack(vms: &[Vm<'_>]) -> Result<Vec<u8>, Error> {
     let checksum = CHECKSUM.checksum(bundle.get(COVERED..).unwrap_or(&[]));
     put(&mut bundle, CHECKSUM_AT, &checksum.to_le_bytes());
     Ok(bundle)
-}
-
-fn put(bundle: &mut [u8], at: usize, bytes: &[u8]) {
-    bundle
-        .iter_mut()
-        .skip(at)
-        .zip(bytes)
-        .for_each(|(to, from)| *to = *from);
 }
 
 /// The images in the order in which they are written.

@@ -206,6 +206,17 @@ pub fn plan<'a>(request: &Request<'a>) -> Result<Plan<'a>, Error> {
     Ok(Plan { copies, entry })
 }
 
+/// Where a PC's memory below its devices ends.
+const LOW_MEMORY_END: u64 = 0xa_0000;
+
+/// Writes `bytes` into `area` from `at` on, as far as there is room.
+fn put(area: &mut [u8], at: usize, bytes: &[u8]) {
+    area.iter_mut()
+        .skip(at)
+        .zip(bytes)
+        .for_each(|(to, from)| *to = *from);
+}
+
 /// Whether two ranges share a byte.
 fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.start < b.end && b.start < a.end

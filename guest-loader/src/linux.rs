@@ -2,10 +2,11 @@
 //! documentation, "The Linux/x86 Boot Protocol").
 
 use crate::{
-    Copy, Field, IMAGE_FLOOR,
+    Copy, Field, IMAGE_FLOOR, LOW_MEMORY_END,
     acpi::{self, TABLES, TABLES_END},
     boot_area::{COMMAND_LINE, START_INFO},
     error::Error,
+    put,
 };
 use alloc::{borrow::Cow, vec, vec::Vec};
 
@@ -53,8 +54,6 @@ const ZERO_PAGE_MAP: usize = 0x2d0;
 /// Types of memory.
 const RAM: u32 = 1;
 const RESERVED: u32 = 2;
-/// Where a PC's memory below its devices ends.
-const LOW_MEMORY_END: u64 = 0xa_0000;
 const PAGE: u64 = 4096;
 
 /// Where a PC's firmware begins. A kernel that reboots may jump there in real mode.
@@ -279,13 +278,6 @@ fn zero_page(
     });
     put(&mut page, ZERO_PAGE_MAP, &entries.collect::<Vec<_>>());
     Ok(page)
-}
-
-fn put(page: &mut [u8], at: usize, bytes: &[u8]) {
-    page.iter_mut()
-        .skip(at)
-        .zip(bytes)
-        .for_each(|(to, from)| *to = *from);
 }
 
 #[cfg(test)]

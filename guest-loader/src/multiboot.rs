@@ -2,7 +2,7 @@
 //! or plain ones that say themselves where they belong.
 
 use crate::{
-    Copy, Field, IMAGE_FLOOR,
+    Copy, Field, IMAGE_FLOOR, LOW_MEMORY_END,
     boot_area::{COMMAND_LINE, START_INFO},
     elf,
     error::Error,
@@ -32,8 +32,6 @@ const INFO_BYTES: usize = 0x320;
 const MODULE_BYTES: usize = 16;
 const MAP_ENTRY_BYTES: u32 = 24;
 const RAM: u32 = 1;
-/// Where a PC's memory below its devices ends.
-const LOW_MEMORY_END: u64 = 0xa_0000;
 const PAGE: u64 = 4096;
 
 /// A header that was found.
