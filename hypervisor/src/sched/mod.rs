@@ -276,7 +276,7 @@ impl Scheduler {
         if let Waits::Event { interruptible } = thread.waits {
             let vcpu = thread.runner.vcpu();
             vcpu.collect(tsc::now());
-            if vcpu.nmi || interruptible && vcpu.apic.deliverable().is_some() {
+            if vcpu.is_woken(interruptible) {
                 thread.wait_for(Waits::Cpu);
             }
         }

@@ -106,6 +106,11 @@ impl Vcpu {
         self.apic.advance(now);
     }
 
+    /// Whether what was collected ends a halt, with interrupts on or off.
+    pub fn is_woken(&self, interruptible: bool) -> bool {
+        self.nmi || interruptible && self.apic.deliverable().is_some()
+    }
+
     /// Whether the scheduler has something to do for other vCPUs, or for this one
     /// before it can run on.
     pub fn has_news(&self) -> bool {
