@@ -62,22 +62,27 @@ pub(crate) fn gdt_limit(code_selector: u16) -> u16 {
     code_selector + 2 * DESCRIPTOR_BYTES - 1
 }
 
-/// What every image finds, each with its guest-physical address.
+/// The command line, if it fits.
+pub(crate) fn command_line<'a>(text: &str) -> Result<Copy<'a>, Error> {
+    if text.len() >= COMMAND_LINE_BYTES {
+        return Err(Error::CommandLine {
+            bytes: text.len(),
+            allowed: COMMAND_LINE_BYTES - 1,
+        });
+    }
+    let mut zero_terminated = text.as_bytes().to_vec();
+    zero_terminated.push(0);
+    Ok((COMMAND_LINE, Cow::Owned(zero_terminated)))
+}
+
+/// What images find that are entered with flat segments, each with its guest-physical address.
 /// For a 64-bit entry point if `long`, else for one of 32 bits without paging.
 pub(crate) fn common<'a>(
     command_line: &str,
     code_selector: u16,
     long: bool,
 ) -> Result<Vec<Copy<'a>>, Error> {
-    if command_line.len() >= COMMAND_LINE_BYTES {
-        return Err(Error::CommandLine {
-            bytes: command_line.len(),
-            allowed: COMMAND_LINE_BYTES - 1,
-        });
-    }
     let bytes = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    let mut zero_terminated = command_line.as_bytes().to_vec();
-    zero_terminated.push(0);
     let mut gdt = vec![0; usize::from(code_selector / DESCRIPTOR_BYTES)];
     let code = match long {
         true => CODE_DESCRIPTOR,
@@ -85,7 +90,7 @@ pub(crate) fn common<'a>(
     };
     gdt.extend([code, DATA_DESCRIPTOR]);
     let mut copies = vec![
-        (COMMAND_LINE, Cow::Owned(zero_terminated)),
+        self::command_line(command_line)?,
         (GDT, Cow::Owned(bytes(&gdt))),
     ];
     if long {

@@ -8,7 +8,8 @@
 //! Linux kernels (bzImage) are entered by the 64-bit boot protocol, with ACPI tables
 //! ([`acpi`]). An image with a Multiboot header is entered as that specification says,
 //! and otherwise an ELF file with a PVH note as that note says: both in 32-bit protected
-//! mode. What any other ELF64 image (x86-64, `ET_EXEC`) can expect at its entry point:
+//! mode. A flat binary with the signature of a boot sector begins in real mode, at 0x7c00.
+//! What any other ELF64 image (x86-64, `ET_EXEC`) can expect at its entry point:
 //!
 //! - 64-bit mode, CPL 0, interrupts off, RFLAGS = 2, no IDT;
 //! - the first 4 GiB mapped one to one, writable and executable;
@@ -37,6 +38,7 @@ extern crate std;
 
 pub mod acpi;
 pub mod boot_area;
+mod boot_sector;
 pub mod bundle;
 mod elf;
 mod error;
@@ -99,6 +101,11 @@ pub enum Entry {
         gdt_limit: u16,
         /// Selector of the code segment; that of the data segment follows it.
         code_selector: u16,
+    },
+    /// Real mode with all segments at zero; the stack ends where the code begins.
+    Real16 {
+        /// Address of the first instruction.
+        ip: u16,
     },
 }
 
@@ -175,13 +182,22 @@ pub fn plan<'a>(request: &Request<'a>) -> Result<Plan<'a>, Error> {
             entry: protected32(image.entry, registers),
         });
     }
-    if !elf::is_elf(image) {
+    let is_elf = elf::is_elf(image);
+    if !is_elf && !boot_sector::is_boot_sector(image) {
         return Err(Error::UnknownImage {
             start: image.iter().copied().take(4).collect(),
         });
     }
     if initrd.is_some() {
         return Err(Error::Initrd);
+    }
+    if !is_elf {
+        return Ok(Plan {
+            copies: boot_sector::load(image, command_line)?,
+            entry: Entry::Real16 {
+                ip: boot_sector::ORIGIN,
+            },
+        });
     }
     let elf = elf::load(image, memory_bytes)?;
     let long = elf.pvh_entry.is_none();

@@ -6,4 +6,4 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 echo "type exit to end the VM"
 setsid cttyhack sh
-poweroff -f
+machine end

@@ -2,12 +2,7 @@
 //! TSC counts instructions, so that two runs give the same figures.
 
 use crate::{
-    build::{self, Firmware},
-    bundle,
-    machine::{Machine, Processor, Spec},
-    operator::Operator,
-    project::root,
-    run::{self, Ended},
+    boot::Boot, build, bundle, machine::Machine, operator::Script, project::root, run::Ended,
 };
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
@@ -138,18 +133,12 @@ fn measure(machine: Machine, sleepers: u32) -> Result<Vec<(String, f64)>> {
              cmdline = \"sleep={SLEEP_TICKS}\"\nmemory = \"4M\"\n"
         ));
     }
-    let folder = tempfile::tempdir_in(run::run_folder()?)?;
-    let (disk, ramdisk) = (folder.path().join("disk.img"), folder.path().join("bundle"));
-    std::fs::write(&ramdisk, bundle::pack(&toml, folder.path())?)?;
-    build::disk(&build::hypervisor()?, Some(&ramdisk), Firmware::Bios, &disk)?;
-    let spec = Spec {
-        disk: &disk,
-        firmware: Firmware::Bios,
-        cpus: 1,
-        memory: 1 << 30,
-        processor: Processor::Full,
+    let (kernel, bundle) = (build::hypervisor()?, bundle::pack(&toml, Path::new("."))?);
+    let boot = Boot {
+        ramdisk: Some(&bundle),
+        ..Boot::new(machine, &kernel, LIMIT)
     };
-    let outcome = run::run(machine, &spec, LIMIT, &mut Nobody)?;
+    let outcome = boot.run(&mut Script::default())?;
     if outcome.ended != (Ended::Verdict { success: true }) {
         bail!(
             "the machine ended with {:?}:\n{}",
@@ -172,8 +161,8 @@ fn measure(machine: Machine, sleepers: u32) -> Result<Vec<(String, f64)>> {
     Ok(figures)
 }
 
-/// The name and value of a line of the payload.
-fn figure(line: &str) -> Option<(String, f64)> {
+/// The name and value of a line of the payload `bench`.
+pub fn figure(line: &str) -> Option<(String, f64)> {
     let (name, value) = line.strip_prefix("guest: bench ")?.split_once(' ')?;
     Some((name.to_owned(), value.parse().ok()?))
 }
@@ -187,17 +176,6 @@ fn worst_ratio(alone: &[(String, f64)], crowded: &[(String, f64)]) -> Result<f64
     });
     let ratios: Vec<f64> = ratios.collect::<Result<_>>()?;
     ratios.into_iter().reduce(f64::max).context("no figures")
-}
-
-/// Nobody sits at the console.
-struct Nobody;
-
-impl Operator for Nobody {
-    fn show(&mut self, _: &str) {}
-
-    fn keys(&mut self) -> Vec<u8> {
-        Vec::new()
-    }
 }
 
 #[cfg(test)]

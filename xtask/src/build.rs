@@ -53,6 +53,14 @@ pub fn conformance() -> Result<PathBuf> {
     bare("conformance", "conformance")
 }
 
+/// Builds what boots an image on the machine itself.
+///
+/// # Errors
+/// The build's own.
+pub fn bare_launcher() -> Result<PathBuf> {
+    bare("bare", "bare")
+}
+
 /// Builds the program `name` of `tests/linux`, which needs nothing but a kernel.
 ///
 /// # Errors
@@ -175,7 +183,12 @@ pub fn stripped_size(kernel: &Path) -> Result<u64> {
     Ok(std::fs::metadata(strip(kernel)?.path())?.len())
 }
 
-fn strip(kernel: &Path) -> Result<tempfile::NamedTempFile> {
+/// A copy of `kernel` without symbols and debug information: firmware that loads it
+/// reads the whole file.
+///
+/// # Errors
+/// Of the tool that does it.
+pub(crate) fn strip(kernel: &Path) -> Result<tempfile::NamedTempFile> {
     let stripped = tempfile::NamedTempFile::new_in(target())?;
     let mut strip = Command::new(llvm_tool("llvm-objcopy")?);
     strip.arg("--strip-all").arg(kernel).arg(stripped.path());
@@ -188,7 +201,6 @@ fn strip(kernel: &Path) -> Result<tempfile::NamedTempFile> {
 /// # Errors
 /// Of the tools it takes.
 pub fn disk(kernel: &Path, ramdisk: Option<&Path>, firmware: Firmware, out: &Path) -> Result<()> {
-    // The boot loader reads the whole file, so debug information costs boot time.
     let stripped = strip(kernel)?;
 
     let ramdisk = ramdisk.unwrap_or(Path::new("-"));

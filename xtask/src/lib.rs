@@ -3,6 +3,7 @@
 
 pub mod archive;
 pub mod bench;
+pub mod boot;
 pub mod build;
 pub mod bundle;
 pub mod linux;

@@ -21,6 +21,9 @@ const BUSYBOX_PROGRAM: &str = "bin/busybox";
 /// The suite that it comes from.
 const BUSYBOX_SUITE: &str = "bookworm";
 
+/// The programs of `tests/linux`.
+const PROGRAMS: [&str; 2] = ["machine", "xstate"];
+
 /// One fetch at a time: the second finds what the first has fetched.
 static FETCHING: Mutex<()> = Mutex::new(());
 
@@ -88,17 +91,17 @@ pub fn initramfs(name: &str) -> Result<Vec<u8>> {
     let script = fs::read(&script).with_context(|| format!("init {}", script.display()))?;
     let busybox = package_tree(BUSYBOX_SUITE, BUSYBOX)?.join(BUSYBOX_PROGRAM);
     let busybox = fs::read(&busybox).with_context(|| busybox.display().to_string())?;
-    let program = read(&build::linux_program("xstate")?)?;
     let mut archive = Vec::new();
     for folder in ["bin", "dev", "proc", "sys", "tmp"] {
         archive = entry(archive, folder, FOLDER, &[])?;
     }
-    for (name, content) in [
-        ("init", &script),
-        ("bin/busybox", &busybox),
-        ("bin/xstate", &program),
-    ] {
+    for (name, content) in [("init", &script), ("bin/busybox", &busybox)] {
         archive = entry(archive, name, PROGRAM, content)?;
+    }
+    for name in PROGRAMS {
+        let program = build::strip(&build::linux_program(name)?)?;
+        let program = read(program.path())?;
+        archive = entry(archive, &format!("bin/{name}"), PROGRAM, &program)?;
     }
     archive = entry(archive, "bin/sh", LINK, b"busybox")?;
     // What init speaks through, before it has mounted anything.

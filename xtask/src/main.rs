@@ -2,21 +2,27 @@
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 use xtask::{
     bench,
+    boot::Boot,
     build::{self, Firmware},
     bundle,
-    machine::{Machine, Processor, Spec},
+    machine::Machine,
     operator::Person,
     run::{self, Ended},
     size, test,
 };
 
-/// Build, run and test Tilevisor.
 /// How long a run may take where nobody sits at a terminal.
 const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
 
+/// Build, run and test Tilevisor.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -43,6 +49,9 @@ enum Command {
         /// Seconds after which it is ended [default: 60, or never at a terminal]
         #[arg(long)]
         timeout: Option<u64>,
+        /// Boot the image of the bundle's one VM on the machine itself, for comparison
+        #[arg(long)]
+        bare: bool,
         /// Print the command that starts the machine instead of starting it
         #[arg(long)]
         dry_run: bool,
@@ -129,34 +138,36 @@ fn perform(command: Command) -> Result<bool> {
             cpus,
             memory,
             timeout,
+            bare,
             dry_run,
         } => {
             let machine = machine.machine();
-            if !dry_run {
-                machine.prepare()?;
-            }
-            let folder = tempfile::tempdir_in(run::run_folder()?)?;
-            let disk = folder.path().join("disk.img");
-            let spec = Spec {
-                disk: &disk,
-                firmware: Firmware::Bios,
-                cpus,
-                memory,
-                processor: Processor::Full,
-            };
-            if dry_run {
-                // The port is chosen when the machine is started.
-                println!("{:?}", machine.command(&spec, folder.path(), 0)?);
-                return Ok(true);
-            }
-            write_disk(bundle, Firmware::Bios, &disk)?;
-            run::end_machines_on_interrupt()?;
             let limit = match timeout {
                 Some(seconds) => Duration::from_secs(seconds),
                 None if std::io::stdin().is_terminal() => Duration::MAX,
                 None => DEFAULT_LIMIT,
             };
-            match run::run(machine, &spec, limit, &mut Person::sit_down())?.ended {
+            let mut boot = Boot {
+                cpus,
+                memory,
+                ..Boot::new(machine, Path::new(""), limit)
+            };
+            if dry_run {
+                let folder = tempfile::tempdir_in(run::run_folder()?)?;
+                println!("{:?}", boot.command(folder.path())?);
+                return Ok(true);
+            }
+            machine.prepare()?;
+            let bundle = pack(bundle)?;
+            let kernel = if bare {
+                build::bare_launcher()?
+            } else {
+                build::hypervisor()?
+            };
+            boot.kernel = &kernel;
+            boot.ramdisk = Some(&bundle);
+            run::end_machines_on_interrupt()?;
+            match boot.run(&mut Person::sit_down())?.ended {
                 Ended::Verdict { success } => Ok(success),
                 Ended::Silent { why } => bail!("{why}"),
                 Ended::TimedOut { report } => bail!("{report}"),
@@ -170,8 +181,13 @@ fn perform(command: Command) -> Result<bool> {
             out,
             bundle,
         } => {
-            let firmware = if uefi { Firmware::Uefi } else { Firmware::Bios };
-            write_disk(bundle, firmware, &out)?;
+            let (kernel, bundle) = (build::hypervisor()?, pack(bundle)?);
+            let boot = Boot {
+                firmware: if uefi { Firmware::Uefi } else { Firmware::Bios },
+                ramdisk: Some(&bundle),
+                ..Boot::new(Machine::auto().0, &kernel, Duration::MAX)
+            };
+            boot.write_disk(&out)?;
             println!("{} boots on a machine with VMX and AMX", out.display());
             Ok(true)
         }
@@ -196,9 +212,6 @@ fn perform(command: Command) -> Result<bool> {
     }
 }
 
-fn write_disk(bundle: Option<PathBuf>, firmware: Firmware, disk: &std::path::Path) -> Result<()> {
-    let bundle = bundle::pack_file(&bundle.unwrap_or_else(bundle::default))?;
-    let ramdisk = tempfile::NamedTempFile::new_in(run::run_folder()?)?;
-    std::fs::write(ramdisk.path(), bundle)?;
-    build::disk(&build::hypervisor()?, Some(ramdisk.path()), firmware, disk)
+fn pack(bundle: Option<PathBuf>) -> Result<Vec<u8>> {
+    bundle::pack_file(&bundle.unwrap_or_else(bundle::default))
 }

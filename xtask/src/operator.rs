@@ -1,6 +1,7 @@
 //! Who sits at a machine's console.
 
 use std::{
+    collections::VecDeque,
     io::{BufRead, Write},
     sync::mpsc::{self, Receiver},
     thread,
@@ -47,5 +48,42 @@ impl Operator for Person {
 
     fn keys(&mut self) -> Vec<u8> {
         self.0.try_iter().flatten().collect()
+    }
+}
+
+/// An operator who waits for a text and then types a line; without steps, nobody.
+#[derive(Default)]
+pub struct Script {
+    steps: VecDeque<(&'static str, &'static str)>,
+    seen: String,
+}
+
+impl Script {
+    /// For each step, the text to wait for and the line to type then.
+    pub fn new(steps: &[(&'static str, &'static str)]) -> Self {
+        Self {
+            steps: steps.iter().copied().collect(),
+            seen: String::new(),
+        }
+    }
+}
+
+impl Operator for Script {
+    fn show(&mut self, text: &str) {
+        if !self.steps.is_empty() {
+            self.seen.push_str(text);
+        }
+    }
+
+    fn keys(&mut self) -> Vec<u8> {
+        match self.steps.front() {
+            Some((text, line)) if self.seen.contains(text) => {
+                self.seen.clear();
+                let keys = format!("{line}\n").into_bytes();
+                self.steps.pop_front();
+                keys
+            }
+            _ => Vec::new(),
+        }
     }
 }

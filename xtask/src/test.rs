@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Packages whose unit tests run on the host.
-const HOST_TESTED: [&str; 3] = ["guest-loader", "hypervisor", "xtask"];
+const HOST_TESTED: [&str; 4] = ["cases", "guest-loader", "hypervisor", "xtask"];
 
 /// Passed and failed tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl Tally {
 pub fn run(filter: Option<&str>) -> Result<bool> {
     let mut tally = Tally::default();
     for package in HOST_TESTED {
-        let mut arguments = vec!["test", "--package", package, "--lib"];
+        let mut arguments = vec!["test", "--package", package, "--tests"];
         arguments.extend(filter.map_or(vec![], |filter| vec!["--", filter]));
         tally.add(tests_of(&arguments, &format!("unit tests of {package}"))?);
     }

@@ -9,7 +9,10 @@
 
 use super::{ap, cpu, processors, trampoline};
 use crate::{
-    cpu::apic::{self, Apic},
+    cpu::{
+        apic::{self, Apic},
+        tsc,
+    },
     memory::{
         address::{FRAME_BYTES, Hpa},
         host::{self, Host},
@@ -66,7 +69,8 @@ pub fn refuse(what: impl fmt::Display) -> ! {
 
 /// Takes the machine over.
 pub fn start(hand_off: &'static mut BootInfo, heap: &'static LockedHeap) -> ! {
-    say!("Tilevisor {}", env!("CARGO_PKG_VERSION"));
+    let first = tsc::now();
+    say!("Tilevisor {}, from TSC {first}", env!("CARGO_PKG_VERSION"));
     let trampoline = hand_off
         .memory_regions
         .iter()

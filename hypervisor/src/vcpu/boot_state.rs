@@ -149,6 +149,16 @@ impl BootState {
         state
     }
 
+    /// Real mode with all segments at zero, and the stack below the code at `ip`.
+    pub fn real_mode(ip: u16) -> Self {
+        Self {
+            cr0: Cr0::ET.bits(),
+            rip: u64::from(ip),
+            rsp: u64::from(ip),
+            ..Self::start_up(0, 0)
+        }
+    }
+
     /// 32-bit protected mode without paging, with flat segments.
     pub fn protected_mode(
         rip: u64,

@@ -169,6 +169,7 @@ impl Factory {
             name: config.name.as_str().into(),
             number,
             resets: AtomicBool::new(false),
+            begun: tsc::now(),
             slice: tsc::ticks_per_microsecond(&self.cpuid) * u64::from(config.slice_us),
             memory,
             bus: Arc::new(Mutex::new(Bus::new(clock::now))),
@@ -293,5 +294,6 @@ fn boot_state(entry: Entry) -> BootState {
             let gdt = table(gdt_base, gdt_limit);
             BootState::protected_mode(eip, [eax, ebx], gdt, selectors(code_selector))
         }
+        Entry::Real16 { ip } => BootState::real_mode(ip),
     }
 }

@@ -30,6 +30,8 @@ mod machine {
         pub number: usize,
         /// Whether it is to begin again after its end.
         pub resets: AtomicBool,
+        /// The TSC when it could begin.
+        pub begun: u64,
         /// TSC ticks of a time slice.
         pub slice: u64,
         /// Its memory.

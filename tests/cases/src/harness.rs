@@ -3,16 +3,16 @@
 use anyhow::{Context, Result, bail};
 use libtest_mimic::{Failed, Trial};
 use std::{
-    collections::VecDeque,
     path::{Path, PathBuf},
     sync::Mutex,
     time::Duration,
 };
 use xtask::{
+    boot,
     build::{self, Firmware},
     bundle,
-    machine::{Machine, Processor, Spec},
-    operator::Operator,
+    machine::{Machine, Processor},
+    operator::Script,
     run::{self, Ended, Outcome},
 };
 
@@ -27,6 +27,7 @@ pub(crate) struct Boot {
     pub(crate) machine: Machine,
     pub(crate) firmware: Firmware,
     pub(crate) cpus: u32,
+    pub(crate) memory: u64,
     pub(crate) processor: Processor,
     pub(crate) limit: Duration,
     /// What an operator types, each line when the console has shown some text.
@@ -41,6 +42,8 @@ pub(crate) enum Kernel {
     /// The hypervisor with an invalid instruction at the start of the function
     /// whose symbol contains this.
     Broken(&'static str),
+    /// What boots the image of the bundle's one VM on the machine itself.
+    Bare,
     Conformance,
 }
 
@@ -60,6 +63,7 @@ impl Boot {
             machine: Machine::auto().0,
             firmware: Firmware::Bios,
             cpus: 1,
+            memory: 1 << 30,
             processor: Processor::Full,
             limit: LIMIT,
             script: &[],
@@ -71,47 +75,45 @@ impl Boot {
     /// Boots it and waits for its end.
     pub(crate) fn run(&self) -> Result<Transcript> {
         let folder = tempfile::tempdir_in(run::run_folder()?)?;
-        let disk = folder.path().join("disk.img");
-        {
+        let (kernel, ramdisk) = {
             let _alone = BUILDING
                 .lock()
                 .unwrap_or_else(|poisoned| poisoned.into_inner());
             self.machine.prepare()?;
-            let kernel = match self.kernel {
-                Kernel::Hypervisor => build::hypervisor()?,
-                Kernel::Conformance => build::conformance()?,
-                Kernel::Broken(function) => {
-                    let path = folder.path().join("broken");
-                    std::fs::write(&path, broken(&build::hypervisor()?, function)?)?;
-                    path
-                }
-            };
-            let ramdisk = self.ramdisk(folder.path())?;
-            build::disk(&kernel, ramdisk.as_deref(), self.firmware, &disk)?;
-        }
-        let spec = Spec {
-            disk: &disk,
+            (self.kernel(folder.path())?, self.ramdisk(folder.path())?)
+        };
+        let boot = boot::Boot {
+            machine: self.machine,
             firmware: self.firmware,
             cpus: self.cpus,
-            memory: 1 << 30,
+            memory: self.memory,
             processor: self.processor,
+            limit: self.limit,
+            kernel: &kernel,
+            ramdisk: ramdisk.as_deref(),
         };
-        let mut script = Script {
-            steps: self.script.iter().copied().collect(),
-            seen: String::new(),
-        };
-        run::run(self.machine, &spec, self.limit, &mut script).map(Transcript)
+        boot.run(&mut Script::new(self.script)).map(Transcript)
     }
 
-    fn ramdisk(&self, folder: &Path) -> Result<Option<PathBuf>> {
-        let bytes = match &self.ramdisk {
-            Ramdisk::None => return Ok(None),
-            Ramdisk::Bundle(toml) => bundle::pack(toml, folder)?,
-            Ramdisk::Bytes(bytes) => bytes.clone(),
-        };
-        let path = folder.join("ramdisk");
-        std::fs::write(&path, bytes)?;
-        Ok(Some(path))
+    fn kernel(&self, folder: &Path) -> Result<PathBuf> {
+        match self.kernel {
+            Kernel::Hypervisor => build::hypervisor(),
+            Kernel::Bare => build::bare_launcher(),
+            Kernel::Conformance => build::conformance(),
+            Kernel::Broken(function) => {
+                let path = folder.join("broken");
+                std::fs::write(&path, broken(&build::hypervisor()?, function)?)?;
+                Ok(path)
+            }
+        }
+    }
+
+    fn ramdisk(&self, folder: &Path) -> Result<Option<Vec<u8>>> {
+        Ok(match &self.ramdisk {
+            Ramdisk::None => None,
+            Ramdisk::Bundle(toml) => Some(bundle::pack(toml, folder)?),
+            Ramdisk::Bytes(bytes) => Some(bytes.clone()),
+        })
     }
 }
 
@@ -138,30 +140,6 @@ fn broken(path: &Path, function: &str) -> Result<Vec<u8>> {
     let at = (address - segment.p_vaddr + segment.p_offset) as usize;
     image[at..at + UD2.len()].copy_from_slice(&UD2);
     Ok(image)
-}
-
-/// An operator who waits for a text and then types a line.
-struct Script {
-    steps: VecDeque<(&'static str, &'static str)>,
-    seen: String,
-}
-
-impl Operator for Script {
-    fn show(&mut self, text: &str) {
-        self.seen.push_str(text);
-    }
-
-    fn keys(&mut self) -> Vec<u8> {
-        match self.steps.front() {
-            Some((text, line)) if self.seen.contains(text) => {
-                self.seen.clear();
-                let keys = format!("{line}\n").into_bytes();
-                self.steps.pop_front();
-                keys
-            }
-            _ => Vec::new(),
-        }
-    }
 }
 
 /// What a machine printed, and how it ended.

@@ -8,6 +8,7 @@ mod conformance;
 mod cpus;
 mod crash;
 mod demo;
+mod dmesg;
 mod harness;
 mod linux;
 mod multiboot;

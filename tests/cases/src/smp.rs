@@ -8,7 +8,7 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use std::time::Duration;
-use xtask::machine::Processor;
+use xtask::{bench, machine::Processor};
 
 /// What `smp` checks.
 const CHECKS: &str = "19 passed, 0 failed";
@@ -133,11 +133,11 @@ fn beside_others(log: &mut Log) -> Result<()> {
     crowded.succeeded()?;
     let mut rows = 0;
     for row in &alone.0.console {
-        let Some((name, alone)) = bench_row(row) else {
+        let Some((name, alone)) = bench::figure(row) else {
             continue;
         };
         let beside = crowded.find_of("guest", &format!("bench {name} "))?;
-        let (_, beside) = bench_row(beside).context("a figure")?;
+        let (_, beside) = bench::figure(beside).context("a figure")?;
         ensure!(
             (beside / alone - 1.0).abs() < 0.05,
             "{name} costs {alone} alone and {beside} beside 63 VMs"
@@ -146,12 +146,6 @@ fn beside_others(log: &mut Log) -> Result<()> {
     }
     ensure!(rows >= 7, "{rows} rows");
     Ok(())
-}
-
-/// The name and figure of a line of the payload `bench`.
-fn bench_row(line: &str) -> Option<(&str, f64)> {
-    let (name, figure) = line.strip_prefix("guest: bench ")?.split_once(' ')?;
-    Some((name, figure.parse().ok()?))
 }
 
 /// Eight VMs of two vCPUs on four CPUs, half of them with tiles, for 10^10

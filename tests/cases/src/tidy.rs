@@ -48,6 +48,8 @@ pub(crate) fn trials() -> Vec<Trial> {
                 "--package",
                 "guests",
                 "--package",
+                "bare",
+                "--package",
                 "conformance",
                 "--",
                 "-D",

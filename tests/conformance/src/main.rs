@@ -12,7 +12,7 @@ mod machine;
 
 use bootloader_api::{BootInfo, BootloaderConfig, entry_point};
 use core::panic::PanicInfo;
-use guests::{exceptions, processor, report::Report, say};
+use guests::{bare, exceptions, processor, report::Report, say};
 
 /// Checks keep several XSAVE areas on the stack.
 const STACK_BYTES: u64 = 1 << 20;
@@ -26,22 +26,22 @@ const CONFIG: BootloaderConfig = {
 entry_point!(start, config = &CONFIG);
 
 fn start(_: &'static mut BootInfo) -> ! {
-    machine::open_console();
+    bare::open_console();
     exceptions::install();
     if let Some(missing) = machine::missing_feature() {
         say!("conformance: this CPU has no {missing}; nothing can be checked");
-        machine::end(false);
+        bare::end(false);
     }
     processor::enable_osxsave();
     let mut report = Report::default();
     checks::run(&mut report);
     let (passed, failed) = report.sum();
     say!("conformance: {passed} passed, {failed} failed");
-    machine::end(failed == 0)
+    bare::end(failed == 0)
 }
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     say!("conformance broke: {info}");
-    machine::end(false)
+    bare::end(false)
 }

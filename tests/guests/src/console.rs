@@ -2,13 +2,14 @@
 
 #![expect(unsafe_code, reason = "port I/O")]
 
+use crate::bare;
 use core::fmt::{self, Write};
 use x86_64::instructions::port::Port;
 
-const COM1: u16 = 0x3f8;
-const LINE_STATUS: u16 = COM1 + 5;
+pub(crate) const COM1: u16 = 0x3f8;
+pub(crate) const LINE_STATUS: u16 = COM1 + 5;
 const TRANSMIT_HOLDING_EMPTY: u8 = 1 << 5;
-const EXIT: u16 = 0xf4;
+pub(crate) const EXIT: u16 = 0xf4;
 
 struct Console;
 
@@ -25,10 +26,15 @@ impl Write for Console {
     }
 }
 
+/// Prints `what`, without a line's end.
+pub(crate) fn print(what: fmt::Arguments<'_>) {
+    // The port cannot fail.
+    let _ = Console.write_fmt(what);
+}
+
 /// Prints one line.
 pub fn line(what: fmt::Arguments<'_>) {
-    // The port cannot fail.
-    let _ = writeln!(Console, "{what}");
+    print(format_args!("{what}\n"));
 }
 
 /// Prints one line, with the arguments of `format!`.
@@ -41,7 +47,6 @@ macro_rules! say {
 pub fn exit(code: u32) -> ! {
     // SAFETY: the hypervisor ends this VM at this write.
     unsafe { Port::new(EXIT).write(code) };
-    loop {
-        x86_64::instructions::hlt();
-    }
+    // Whoever goes on is not in a VM.
+    bare::end(code == 0)
 }

@@ -8,6 +8,7 @@
 
 pub mod apic;
 pub mod area;
+pub mod bare;
 pub mod console;
 pub mod exceptions;
 pub mod processor;

@@ -1,0 +1,5 @@
+//! Bundles, whatever they are.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| guest_loader_fuzz::bundle(data));
