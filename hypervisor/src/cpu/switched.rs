@@ -76,6 +76,12 @@ impl Switched {
     }
 }
 
+/// Says where a page fault happened that the guest is going to get.
+pub fn set_fault_address(linear: u64) {
+    // SAFETY: the register is the guest's.
+    unsafe { asm!("mov cr2, {}", in(reg) linear, options(nomem, nostack, preserves_flags)) };
+}
+
 /// Adds `causes` to DR6 as a debug exception does: bits 0 to 3 say which breakpoints,
 /// the rest adds up (SDM Vol. 3, "Debug Status Register (DR6)").
 pub fn add_debug_causes(causes: u64) {

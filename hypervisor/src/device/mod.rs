@@ -4,6 +4,9 @@
 
 pub mod bus;
 pub mod ioapic;
+pub mod legacy;
+pub mod pic;
+pub mod pit;
 pub mod rtc;
 pub mod uart;
 pub mod x2apic;

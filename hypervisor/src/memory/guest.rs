@@ -95,7 +95,7 @@ impl GuestMemory {
     }
 
     /// Copies `data` into the guest at `gpa`.
-    pub fn write(&mut self, gpa: Gpa, data: &[u8]) -> Result<(), OutsideMemory> {
+    pub fn write(&self, gpa: Gpa, data: &[u8]) -> Result<(), OutsideMemory> {
         self.check(gpa, data.len())?;
         let mut rest = data;
         let mut at = gpa;

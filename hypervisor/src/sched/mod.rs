@@ -23,7 +23,7 @@ use crate::{
     vm::{
         code,
         create::FACTORY,
-        report,
+        report, string_io,
         thread::{Thread, Waits},
     },
     vmx::root,
@@ -232,6 +232,12 @@ impl Scheduler {
                     }
                     self.notify(thread);
                 }
+                Leave::StringIo(access) => {
+                    if let Err(end) = string_io::element(thread, access) {
+                        return Stop::Ends(end);
+                    }
+                    self.notify(thread);
+                }
                 Leave::Halted { interruptible } => {
                     thread.vm.show_begun();
                     return match thread.wait_for(Waits::Event { interruptible }) {
@@ -272,6 +278,10 @@ impl Scheduler {
         if let Some(page) = signals.start_up.filter(|_| thread.waits == Waits::StartUp) {
             thread.runner.restart(&mut self.cpu, Some(page))?;
             thread.wait_for(Waits::Cpu);
+        }
+        let vcpu = thread.runner.vcpu();
+        if signals.external || vcpu.timer_is_due(tsc::now()) {
+            vcpu.look_at_legacy();
         }
         if let Waits::Event { interruptible } = thread.waits {
             let vcpu = thread.runner.vcpu();

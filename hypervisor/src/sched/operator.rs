@@ -1,7 +1,7 @@
 //! The operator's keys.
 
 use super::{FIRST_CPU, Scheduler, pool::POOL};
-use crate::{platform::console, vm::report};
+use crate::{device::bus::Raised, platform::console, vm::report};
 
 /// The key for "what is running?", as on BSD's terminals (SIGINFO).
 const STATUS_KEY: u8 = 0x14;
@@ -23,8 +23,14 @@ impl Scheduler {
                         self.give_back(thread);
                     }
                 } else if let Some((bus, peers)) = POOL.line() {
-                    let interrupt = bus.lock().receive(key);
-                    let targets = interrupt.map_or(0, |ipi| peers.post(ipi, NOBODY));
+                    let raised = {
+                        let mut bus = bus.lock();
+                        bus.receive(key);
+                        bus.take_raised()
+                    };
+                    let messages = raised.into_iter().flat_map(Raised::messages);
+                    let post = |targets, message| targets | peers.post(message, NOBODY);
+                    let targets = messages.fold(0, post);
                     self.notify_all(&peers, targets);
                 }
             }

@@ -70,6 +70,13 @@ impl Interrupts {
         let event = if free && vcpu.nmi && blocked & BLOCKED_BY_NMI == 0 {
             vcpu.nmi = false;
             Some(EventInfo::NMI)
+        } else if free && vcpu.external() {
+            let on = vmcs.read(field::GUEST_RFLAGS) & RFLAGS_IF != 0;
+            on.then(|| {
+                let (vector, asks) = vcpu.bus.lock().acknowledge();
+                vcpu.legacy = asks;
+                EventInfo::external(vector)
+            })
         } else if self.virtual_apic.is_some() {
             None
         } else if free && let Some(vector) = vcpu.apic.deliverable() {
@@ -84,21 +91,19 @@ impl Interrupts {
         if let Some(event) = event {
             vmcs.write(field::ENTRY_INTERRUPTION_INFO, event.0);
         }
-        let mut windows = Primary::empty();
+        let mut waits = vcpu.external();
         match &mut self.virtual_apic {
             Some(exits) => tell_cpu(vmcs, vcpu, exits),
-            None => windows.set(
-                Primary::INTERRUPT_WINDOW_EXITING,
-                vcpu.apic.deliverable().is_some(),
-            ),
+            None => waits |= vcpu.apic.deliverable().is_some(),
         }
+        let mut windows = Primary::empty();
+        windows.set(Primary::INTERRUPT_WINDOW_EXITING, waits);
         windows.set(Primary::NMI_WINDOW_EXITING, vcpu.nmi);
         if self.windows != windows {
             self.windows = windows;
             vmcs.write(field::PRIMARY_CONTROLS, self.primary | windows.bits());
         }
         let next = vcpu
-            .apic
             .deadline()
             .map_or(vcpu.slice_end, |deadline| deadline.min(vcpu.slice_end));
         let ticks = next.saturating_sub(now) >> self.timer_shift;

@@ -18,6 +18,7 @@ pub mod peers;
 #[cfg(target_os = "none")]
 pub mod run;
 pub mod snapshot;
+pub mod string_io;
 #[cfg(target_os = "none")]
 mod vmcs_report;
 #[cfg(target_os = "none")]
@@ -25,7 +26,8 @@ mod vmcs_state;
 
 use crate::{
     device::{
-        bus::Bus,
+        bus::{Bus, Raised},
+        legacy::Asks,
         x2apic::{Ipi, X2Apic},
     },
     vmx::frame::Frame,
@@ -63,6 +65,8 @@ pub struct Vcpu {
     pub slice_end: u64,
     /// An NMI waits to be taken.
     pub nmi: bool,
+    /// What devices ask of it that are older than APICs, as it last looked.
+    pub legacy: Asks,
     /// The vCPUs of its VM, by APIC ID, that must look into their inboxes.
     pub notify: u64,
     /// The inboxes of its VM's vCPUs.
@@ -92,6 +96,7 @@ impl Vcpu {
             attention: false,
             slice_end: 0,
             nmi: false,
+            legacy: Asks::default(),
             notify: 0,
             peers,
             bus,
@@ -108,7 +113,42 @@ impl Vcpu {
 
     /// Whether what was collected ends a halt, with interrupts on or off.
     pub fn is_woken(&self, interruptible: bool) -> bool {
-        self.nmi || interruptible && self.apic.deliverable().is_some()
+        let interrupt = self.apic.deliverable().is_some() || self.external();
+        self.nmi || interruptible && interrupt
+    }
+
+    /// Whether the 8259s have an interrupt that reaches it.
+    pub fn external(&self) -> bool {
+        self.legacy.interrupt && self.apic.takes_external()
+    }
+
+    /// The TSC at which something becomes due by itself.
+    pub fn deadline(&self) -> Option<u64> {
+        let deadlines = [self.apic.deadline(), self.legacy.deadline];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Whether the interval timer is to be looked at.
+    pub fn timer_is_due(&self, now: u64) -> bool {
+        self.legacy.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Looks at the devices that are older than APICs.
+    pub fn look_at_legacy(&mut self) {
+        self.legacy = self.on_bus(Bus::legacy);
+    }
+
+    /// An access to a device, and the interrupts that come of it.
+    #[inline(always)]
+    pub fn on_bus<T>(&mut self, access: impl FnOnce(&mut Bus) -> T) -> T {
+        let mut bus = self.bus.lock();
+        let result = access(&mut bus);
+        let raised = bus.take_raised();
+        drop(bus);
+        if let Some(raised) = raised {
+            self.raise(raised);
+        }
+        result
     }
 
     /// Whether the scheduler has something to do for other vCPUs, or for this one
@@ -118,12 +158,23 @@ impl Vcpu {
         self.notify != 0 || inbox.is_some_and(|inbox| !inbox.is_empty())
     }
 
-    /// INIT: registers as in `boot`, and a local APIC as after reset.
-    pub fn restart(&mut self, boot: &BootState) {
+    /// Registers as in `boot`.
+    pub fn begin(&mut self, boot: &BootState) {
         self.frame.registers = boot.registers;
         self.cpuid.set_cr4(false, false);
+    }
+
+    /// INIT: registers as in `boot`, and a local APIC as after reset.
+    pub fn restart(&mut self, boot: &BootState) {
+        self.begin(boot);
         self.apic.reset();
         self.nmi = false;
+    }
+
+    /// Sends the interrupts of a device.
+    #[cold]
+    fn raise(&mut self, raised: Raised) {
+        raised.messages().for_each(|message| self.send(message));
     }
 
     /// Sends an IPI.

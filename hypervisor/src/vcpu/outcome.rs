@@ -2,7 +2,7 @@
 
 use crate::{
     memory::address::Gpa,
-    vmx::exit::{EventInfo, Reason},
+    vmx::exit::{EventInfo, PortAccess, Reason},
     xstate::{features::XFeatures, fpstate::GrowError, xfd::Interception},
 };
 use core::fmt;
@@ -55,6 +55,8 @@ pub enum Leave {
     Line,
     /// It accesses a device in memory.
     Device(Gpa),
+    /// It executes an INS or OUTS.
+    StringIo(PortAccess),
     /// It waits for an interrupt, or only for an NMI.
     Halted {
         /// Whether its interrupts are on.
@@ -106,10 +108,10 @@ pub enum Fault {
         /// Where.
         gpa: Gpa,
     },
-    /// An INS or OUTS.
+    /// An INS or OUTS of something that is no memory.
     StringIo {
-        /// On this port.
-        port: u16,
+        /// Where.
+        gpa: Gpa,
     },
     /// An exception that the hypervisor did not ask to see.
     UnexpectedException(EventInfo),
@@ -154,9 +156,10 @@ impl fmt::Display for Fault {
                 f,
                 "the device at guest-physical {gpa} is accessed by an instruction that is not emulated"
             ),
-            Self::StringIo { port } => {
-                write!(f, "string I/O on port {port:#x}, which is not emulated")
-            }
+            Self::StringIo { gpa } => write!(
+                f,
+                "string I/O with guest-physical {gpa}, where there is no memory"
+            ),
             Self::UnexpectedException(info) => {
                 write!(
                     f,
@@ -211,6 +214,14 @@ impl Exception {
         vector: 13,
         error_code: Some(0),
     };
+
+    /// #PF with this error code.
+    pub const fn page_fault(error_code: u32) -> Self {
+        Self {
+            vector: 14,
+            error_code: Some(error_code),
+        }
+    }
 
     /// The VM-entry interruption information.
     pub const fn info(self) -> EventInfo {

@@ -12,6 +12,7 @@ pub const MOST_VCPUS: u32 = u64::BITS;
 const INTERRUPT: u32 = 1 << 8;
 const NMI: u32 = 1 << 9;
 const INIT: u32 = 1 << 10;
+const EXTERNAL: u32 = 1 << 12;
 /// The page to begin at is in the low eight bits.
 const START_UP: u32 = 1 << 11;
 const START_UP_PAGE: u32 = 0xff;
@@ -39,13 +40,15 @@ fn set(words: &[AtomicU32; 8], vector: u8) {
     }
 }
 
-/// A signal that resets a vCPU or lets it begin.
+/// What reaches a vCPU between its instructions, and is no interrupt yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Signals {
     /// INIT.
     pub init: bool,
     /// After that, a start-up IPI with this page.
     pub start_up: Option<u8>,
+    /// A device that is older than APICs has something for it.
+    pub external: bool,
 }
 
 impl Inbox {
@@ -61,6 +64,7 @@ impl Inbox {
                 self.events.fetch_or(INTERRUPT, SeqCst);
             }
             IpiKind::Nmi => drop(self.events.fetch_or(NMI, SeqCst)),
+            IpiKind::External => drop(self.events.fetch_or(EXTERNAL, SeqCst)),
             // A start-up IPI that came before means nothing after a reset.
             IpiKind::Init => self.change(|events| events & !(START_UP | START_UP_PAGE) | INIT),
             // SDM Vol. 3, "MP Initialization Protocol": the first one counts.
@@ -101,17 +105,17 @@ impl Inbox {
         events & NMI != 0
     }
 
-    /// Takes out INIT and start-up IPIs.
+    /// Takes out what is no interrupt.
     pub fn take_signals(&self) -> Signals {
-        if self.events.load(SeqCst) & (INIT | START_UP) == 0 {
+        if self.events.load(SeqCst) & (INIT | START_UP | EXTERNAL) == 0 {
             return Signals::default();
         }
-        let events = self
-            .events
-            .fetch_and(!(INIT | START_UP | START_UP_PAGE), SeqCst);
+        let taken = INIT | START_UP | START_UP_PAGE | EXTERNAL;
+        let events = self.events.fetch_and(!taken, SeqCst);
         Signals {
             init: events & INIT != 0,
             start_up: (events & START_UP != 0).then_some((events & START_UP_PAGE) as u8),
+            external: events & EXTERNAL != 0,
         }
     }
 
@@ -219,7 +223,8 @@ mod tests {
             inbox.take_signals(),
             Signals {
                 init: true,
-                start_up: Some(8)
+                start_up: Some(8),
+                external: false,
             }
         );
         assert_eq!(inbox.take_signals(), Signals::default());

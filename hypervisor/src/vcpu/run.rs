@@ -12,7 +12,7 @@ use super::{
     events::{inject, inject_debug, intercept},
     exit::{self, Report as _},
     interrupts::Interrupts,
-    outcome::{End, Fault, Leave, Outcome},
+    outcome::{End, Exception, Fault, Leave, Outcome},
     snapshot::Snapshot,
     vmcs_report::FromVmcs,
     vmcs_state,
@@ -98,7 +98,7 @@ impl Runner {
         ept_pointer: u64,
         boot: &BootState,
     ) -> Result<Box<Self>, VmxError> {
-        vcpu.restart(boot);
+        vcpu.begin(boot);
         let mut msr_bitmap = Box::new(MsrBitmap::intercept_all());
         for msr in PASSED_THROUGH {
             msr_bitmap.pass_through(msr);
@@ -281,6 +281,12 @@ impl Runner {
         vmcs.write(field::GUEST_RIP, rip.wrapping_add(bytes));
     }
 
+    /// Delivers `exception` at the next entry. The vCPU was switched in on this CPU.
+    pub fn inject(&mut self, exception: Exception) {
+        // SAFETY: between `switch_in` and the next one, this VMCS is current.
+        inject(&mut unsafe { self.vmcs.assume_loaded() }, exception);
+    }
+
     /// Where the guest is, for a report. Makes its VMCS current.
     pub fn snapshot(&mut self) -> Snapshot {
         let vmcs = self.vmcs.load();
@@ -294,6 +300,10 @@ impl Runner {
             delivering: EventInfo(vmcs.read(field::IDT_VECTORING_INFO)).is_valid(),
             reason: vmcs.read(field::EXIT_REASON),
             qualification: vmcs.read(field::EXIT_QUALIFICATION),
+            length: u64::from(vmcs.read(field::EXIT_INSTRUCTION_LENGTH)),
+            instruction_info: vmcs.read(field::EXIT_INSTRUCTION_INFO),
+            operand: vmcs.read(field::GUEST_LINEAR_ADDRESS),
+            level: vmcs.read(field::GUEST_SS_ACCESS_RIGHTS) >> 5 & 0b11,
         }
     }
 }

@@ -23,7 +23,7 @@ pub fn at(memory: &GuestMemory, paging: Paging, linear: u64) -> [Option<u8>; LON
     };
     let mut next = linear;
     [(); LONGEST].map(|()| {
-        let gpa = walk::translate(paging, next, read_u64)?;
+        let gpa = walk::translate(paging, next, read_u64)?.gpa;
         next = next.wrapping_add(1);
         let mut byte = [0];
         memory.read(gpa, &mut byte).ok().map(|()| byte[0])
@@ -54,22 +54,17 @@ pub fn access_device(thread: &mut Thread, gpa: Gpa) -> Result<(), End> {
     let code = bytes.get(..length).unwrap_or(&[]);
     let decoded = instruction::decode(code, state.long_mode).ok_or(unknown)?;
     let vcpu = thread.runner.vcpu();
-    let registers = &mut vcpu.frame.registers;
-    let mut bus = thread.vm.bus.lock();
-    let interrupt = match decoded.operation {
+    match decoded.operation {
         Operation::Load(number) => {
-            *registers.by_number_mut(number).ok_or(unknown)? = u64::from(bus.read_memory(gpa));
-            None
+            let value = u64::from(vcpu.on_bus(|bus| bus.read_memory(gpa)));
+            let register = vcpu.frame.registers.by_number_mut(number);
+            *register.ok_or(unknown)? = value;
         }
         Operation::Store(number) => {
-            let value = registers.by_number(number).ok_or(unknown)?;
-            bus.write_memory(gpa, value as u32)
+            let value = vcpu.frame.registers.by_number(number).ok_or(unknown)?;
+            vcpu.on_bus(|bus| bus.write_memory(gpa, value as u32));
         }
-        Operation::StoreImmediate(value) => bus.write_memory(gpa, value),
-    };
-    drop(bus);
-    if let Some(interrupt) = interrupt {
-        vcpu.send(interrupt);
+        Operation::StoreImmediate(value) => vcpu.on_bus(|bus| bus.write_memory(gpa, value)),
     }
     thread.runner.skip(decoded.length);
     Ok(())

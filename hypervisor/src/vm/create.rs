@@ -5,7 +5,7 @@
 use super::{Totals, Vm, thread::Thread};
 use crate::{
     cpu::tsc,
-    device::{bus::Bus, x2apic::X2Apic},
+    device::{bus::Bus, legacy::Clock, x2apic::X2Apic},
     memory::{
         address::Gpa,
         ept::MapError,
@@ -153,7 +153,7 @@ impl Factory {
             vcpus: config.vcpus,
         });
         let plan = plan.map_err(CreateError::Image)?;
-        let mut memory =
+        let memory =
             GuestMemory::new(config.memory, self.vmx.ept_pages).map_err(CreateError::Memory)?;
         for (gpa, bytes) in &plan.copies {
             memory
@@ -172,7 +172,11 @@ impl Factory {
             begun: tsc::now(),
             slice: tsc::ticks_per_microsecond(&self.cpuid) * u64::from(config.slice_us),
             memory,
-            bus: Arc::new(Mutex::new(Bus::new(clock::now))),
+            bus: Arc::new(Mutex::new(Bus::new(Clock {
+                seconds: clock::now,
+                tsc: tsc::now,
+                tsc_frequency: tsc::ticks_per_microsecond(&self.cpuid) * 1_000_000,
+            }))),
             peers: Arc::new(Peers::new((0..config.vcpus).map(pin))),
             ended: AtomicBool::new(false),
             totals: Mutex::new(Totals::default()),

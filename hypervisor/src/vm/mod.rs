@@ -7,6 +7,8 @@ pub mod create;
 #[cfg(target_os = "none")]
 pub mod report;
 #[cfg(target_os = "none")]
+pub mod string_io;
+#[cfg(target_os = "none")]
 pub mod thread;
 
 #[cfg(target_os = "none")]

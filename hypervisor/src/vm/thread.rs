@@ -94,10 +94,11 @@ impl Thread {
         let vcpu = self.runner.vcpu();
         vcpu.collect(now);
         let called = vcpu.nmi && self.waits != Waits::StartUp;
-        if called || vcpu.has_news() || interruptible && vcpu.apic.deliverable().is_some() {
+        let due = interruptible && (vcpu.is_woken(true) || vcpu.timer_is_due(now));
+        if called || vcpu.has_news() || due {
             return Wake::Now;
         }
-        match vcpu.apic.deadline().filter(|_| interruptible) {
+        match vcpu.deadline().filter(|_| interruptible) {
             Some(deadline) => Wake::At(deadline),
             None => Wake::OnEvent,
         }
@@ -106,7 +107,7 @@ impl Thread {
     /// Puts it to sleep, and says whether its whole VM sleeps for ever now.
     pub fn wait_for(&mut self, waits: Waits) -> bool {
         self.waits = waits;
-        let deadline = self.runner.vcpu().apic.deadline();
+        let deadline = self.runner.vcpu().deadline();
         let by_itself = match waits {
             Waits::Cpu => true,
             Waits::Event { interruptible } => interruptible && deadline.is_some(),

@@ -89,6 +89,8 @@ pub struct PortAccess {
     pub input: bool,
     /// INS or OUTS, with or without REP.
     pub string: bool,
+    /// With REP.
+    pub repeated: bool,
 }
 
 impl PortAccess {
@@ -99,6 +101,7 @@ impl PortAccess {
             bytes: (qualification & 0b111) as u8 + 1,
             input: qualification & 1 << 3 != 0,
             string: qualification & 1 << 4 != 0,
+            repeated: qualification & 1 << 5 != 0,
         }
     }
 }

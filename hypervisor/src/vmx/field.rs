@@ -142,6 +142,7 @@ fields! {
     IDT_VECTORING_INFO:             u32 = 0x4408;
     IDT_VECTORING_ERROR_CODE:       u32 = 0x440a;
     EXIT_INSTRUCTION_LENGTH:        u32 = 0x440c;
+    EXIT_INSTRUCTION_INFO:          u32 = 0x440e;
 
     // 32-bit guest-state fields.
     GUEST_ES_LIMIT:                 u32 = 0x4800;

@@ -44,7 +44,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         crash(
             "crash::string_io",
             "string-io",
-            "string I/O on port 0x3f8, which is not emulated",
+            "string I/O with guest-physical 0xf0000000, where there is no memory",
         ),
         own_fault("crash::a_fault_of_the_hypervisor_on_1_cpu", 1),
         own_fault("crash::a_fault_of_the_hypervisor_on_4_cpus", 4),

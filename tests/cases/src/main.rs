@@ -10,6 +10,7 @@ mod crash;
 mod demo;
 mod dmesg;
 mod harness;
+mod legacy;
 mod linux;
 mod multiboot;
 mod offend;
@@ -33,6 +34,7 @@ fn main() {
     trials.extend(xstate::trials());
     trials.extend(cpus::trials());
     trials.extend(smp::trials());
+    trials.extend(legacy::trials());
     trials.extend(linux::trials());
     trials.extend(multiboot::trials());
     trials.extend(offend::trials());

@@ -19,6 +19,8 @@ use tiles::{hold, load_all, multiply_bf16, multiply_int8};
 /// Threads with tiles of their own, and how often each gives its CPU away.
 const THREADS: u8 = 16;
 const YIELDS: u32 = 1000;
+/// How often a thread goes to another vCPU.
+const MOVES: usize = 200;
 
 #[derive(Default)]
 struct Report {
@@ -69,6 +71,10 @@ fn with_amx(report: &mut Report) {
     report.check("int8 products are right", multiply_int8());
     report.check("bf16 products are right", multiply_bf16());
     threads(report);
+    let cpus = system::cpus();
+    if cpus > 1 {
+        report.check("tiles go with a thread from vCPU to vCPU", moves(cpus));
+    }
     report.check("tiles survive a signal handler that uses them", signals());
     report.check("a child has tiles of its own", fork());
     report.check(
@@ -102,6 +108,14 @@ fn threads(report: &mut Report) {
     println!("{switches} context switches of {THREADS} threads");
     report.check("at least 10000 context switches", switches >= 10_000);
     report.check("no tile of a thread has changed", wrong.load(SeqCst) == 0);
+}
+
+/// Whether a thread keeps its tiles on its way over all vCPUs, many times.
+fn moves(cpus: usize) -> bool {
+    load_all(0x55);
+    let kept = (0..MOVES).all(|turn| system::go_to(turn % cpus) && hold(0x55));
+    tiles::release();
+    kept
 }
 
 /// Whether tiles are as they were after a handler has used them.

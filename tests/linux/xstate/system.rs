@@ -80,6 +80,22 @@ pub(crate) fn context_switches() -> i64 {
     usage.ru_nvcsw + usage.ru_nivcsw
 }
 
+/// CPUs that there are.
+pub(crate) fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Goes to the CPU with this number; whether that is where the thread is then.
+pub(crate) fn go_to(cpu: usize) -> bool {
+    // SAFETY: the set is ours, and zero is the calling thread.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        let moved = libc::sched_setaffinity(0, size_of_val(&set), &set) == 0;
+        moved && usize::try_from(libc::sched_getcpu()) == Ok(cpu)
+    }
+}
+
 /// Whether PTRACE_GETREGSET shows the tiles of a child that stopped with a pattern.
 pub(crate) fn ptrace_sees_tiles() -> bool {
     const SEED: u8 = 0x44;

@@ -24,6 +24,8 @@ pub enum IpiKind {
     Init,
     /// A start-up IPI: execution begins at this page.
     StartUp(u8),
+    /// A device that is older than APICs has something for the target.
+    External,
 }
 
 /// Who gets an IPI.

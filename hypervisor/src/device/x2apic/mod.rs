@@ -33,6 +33,10 @@ pub const WRITTEN_BY_CPU: [u32; 2] = [FIRST_MSR + reg::TASK_PRIORITY, FIRST_MSR 
 const VERSION: u32 = (LVT_ENTRIES as u32 - 1) << 16 | 0x14;
 const LVT_ENTRIES: usize = 6;
 const LVT_MASKED: u32 = 1 << 16;
+/// The entry of the pin to which the 8259s are connected.
+const LINT0: usize = 3;
+/// Delivery mode: the 8259s tell the vector.
+const LVT_EXTERNAL: u32 = 0b111 << 8;
 const SPURIOUS_AT_RESET: u32 = 0xff;
 const SPURIOUS_WRITABLE: u32 = 0x1ff;
 const SPURIOUS_ENABLED: u32 = 1 << 8;
@@ -95,13 +99,18 @@ pub struct X2Apic {
 }
 
 impl X2Apic {
-    /// After reset.
+    /// As firmware hands it over: after reset, but for the first one's LINT0, by which
+    /// the 8259s reach it (SDM Vol. 3, "Interrupt Processing in Virtual Wire Mode").
     pub fn new(id: u32, bus_ratio: u64) -> Self {
+        let mut lvt = [LVT_MASKED; LVT_ENTRIES];
+        if id == 0 {
+            lvt[LINT0] = LVT_EXTERNAL;
+        }
         Self {
             id,
             page: Box::default(),
             spurious: SPURIOUS_AT_RESET,
-            lvt: [LVT_MASKED; LVT_ENTRIES],
+            lvt,
             errors: Errors::empty(),
             error_status: Errors::empty(),
             command: 0,
@@ -248,6 +257,11 @@ impl X2Apic {
         }
         let vector = self.page.request.highest()?;
         (vector >> 4 > self.processor_priority() >> 4).then_some(vector)
+    }
+
+    /// Whether the interrupts of the 8259s reach the vCPU.
+    pub fn takes_external(&self) -> bool {
+        self.lvt[LINT0] & (LVT_MASKED | LVT_EXTERNAL) == LVT_EXTERNAL
     }
 
     /// The vCPU takes `vector`, which was [`Self::deliverable`].

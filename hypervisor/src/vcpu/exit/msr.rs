@@ -115,8 +115,5 @@ fn change(vcpu: &mut Vcpu, msr: Msr, value: u64, report: &impl Report) -> Option
 
 /// Tells the devices that the interrupt on `vector`, which one holds up, was served.
 pub(super) fn end_of_level(vcpu: &mut Vcpu, vector: u8) {
-    let again = vcpu.bus.lock().end_of_interrupt(vector);
-    if let Some(interrupt) = again {
-        vcpu.send(interrupt);
-    }
+    vcpu.on_bus(|bus| bus.end_of_interrupt(vector));
 }

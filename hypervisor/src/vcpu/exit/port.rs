@@ -4,7 +4,7 @@ use crate::{
     device::bus::Effect,
     vcpu::{
         Vcpu,
-        outcome::{End, Fault, Leave, Outcome},
+        outcome::{End, Leave, Outcome},
     },
     vmx::exit::PortAccess,
 };
@@ -12,13 +12,11 @@ use crate::{
 #[inline(always)]
 pub(super) fn handle(vcpu: &mut Vcpu, access: PortAccess) -> Outcome {
     if access.string {
-        let fault = Fault::StringIo { port: access.port };
-        return Outcome::Leave(Leave::Ended(End::Fault(fault)));
+        return Outcome::Leave(Leave::StringIo(access));
     }
-    let rax = &mut vcpu.frame.registers.rax;
-    let mut bus = vcpu.bus.lock();
     if access.input {
-        let value = u64::from(bus.read(access));
+        let value = u64::from(vcpu.on_bus(|bus| bus.read(access)));
+        let rax = &mut vcpu.frame.registers.rax;
         // AL and AX leave the rest of RAX alone, EAX clears its upper half.
         *rax = match access.bytes {
             1 => *rax & !0xff | value,
@@ -27,12 +25,8 @@ pub(super) fn handle(vcpu: &mut Vcpu, access: PortAccess) -> Outcome {
         };
         return Outcome::Skip;
     }
-    let (effect, interrupt) = bus.write(access, *rax as u32);
-    drop(bus);
-    if let Some(interrupt) = interrupt {
-        vcpu.send(interrupt);
-    }
-    match effect {
+    let value = vcpu.frame.registers.rax as u32;
+    match vcpu.on_bus(|bus| bus.write(access, value)) {
         Effect::None => Outcome::Skip,
         Effect::Line => Outcome::SkipAndLeave(Leave::Line),
         Effect::Reset => Outcome::SkipAndLeave(Leave::Ended(End::Reset)),

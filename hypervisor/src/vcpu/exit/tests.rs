@@ -5,6 +5,7 @@ use crate::{
     cpu::msr::Msr,
     device::{
         bus::Bus,
+        legacy::Clock,
         x2apic::{IpiKind, X2Apic},
     },
     memory::{address::Gpa, walk::Paging},
@@ -16,7 +17,7 @@ use crate::{
         peers::Peers,
     },
     vmx::{
-        exit::{EventInfo, Reason},
+        exit::{EventInfo, PortAccess, Reason},
         frame::Frame,
     },
     xstate::{
@@ -111,7 +112,11 @@ impl Machine {
             vmx_cr0: Cr0::NE.bits(),
             vmx_cr4: Cr4::VMXE.bits(),
         };
-        let bus = Arc::new(Mutex::new(Bus::new(|| 0)));
+        let bus = Arc::new(Mutex::new(Bus::new(Clock {
+            seconds: || 0,
+            tsc: || 0,
+            tsc_frequency: 1,
+        })));
         let vcpu = Vcpu::new(
             Frame::new(no_exit),
             cpuid,
@@ -367,7 +372,7 @@ fn port_accesses_reach_console_and_exit() {
     const STRING: u64 = 1 << 4;
     assert_eq!(
         machine.exit(Reason::IO, port(0x3f8, STRING)),
-        ended(Fault::StringIo { port: 0x3f8 })
+        Outcome::Leave(Leave::StringIo(PortAccess::decode(0x3f8 << 16 | 1 << 4)))
     );
 }
 

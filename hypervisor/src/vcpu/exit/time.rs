@@ -10,6 +10,9 @@ pub(super) fn timer(vcpu: &mut Vcpu, now: u64) -> Outcome {
     if now >= vcpu.slice_end {
         return Outcome::Leave(Leave::SliceOver);
     }
+    if vcpu.timer_is_due(now) {
+        return Outcome::Leave(Leave::Notify);
+    }
     vcpu.attention = true;
     Outcome::Resume
 }

@@ -32,7 +32,7 @@ fn main(command_line: &'static str) -> ! {
             asm!("sti", "hlt");
         }
         if how("string-io") {
-            asm!("rep outsb", in("dx") 0x3f8_u16, in("rsi") "text".as_ptr(), in("rcx") 4);
+            asm!("outsb", in("dx") 0x3f8_u16, in("rsi") 0xf000_0000_u64);
         }
     }
     say!("still there");

@@ -4,9 +4,17 @@
 #![no_main]
 #![expect(unsafe_code, reason = "registers of devices")]
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+use core::{
+    arch::asm,
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
+};
 use guests::{apic, exceptions, payload, processor, report::Report, smp, vector_of};
-use x86_64::instructions::{interrupts, port::Port};
+use x86_64::{
+    VirtAddr,
+    instructions::{interrupts, port::Port, tlb},
+    registers::control::{Cr2, Cr3},
+    structures::paging::{PageTable, PageTableFlags},
+};
 
 payload!(main);
 
@@ -95,6 +103,77 @@ fn taken(count: u32) -> bool {
     COUNT.load(SeqCst) == count
 }
 
+/// The UART's register that only remembers.
+const SCRATCH: u16 = 0x3ff;
+const PAGE_FAULT: u64 = 14;
+/// Nothing is mapped from here on.
+const UNMAPPED: u64 = 1 << 32;
+
+/// Memory that nobody uses, in a large page of its own.
+const SPARE: u64 = 8 << 20;
+
+/// Makes the large page at `address` writable or not.
+fn set_writable(address: u64, on: bool) {
+    let address = VirtAddr::new(address);
+    let (root, _) = Cr3::read();
+    let mut table = root.start_address().as_u64() as *mut PageTable;
+    let indices = [address.p4_index(), address.p3_index()];
+    // SAFETY: the first 4 GiB are mapped one to one in large pages, and the tables are
+    // this payload's.
+    unsafe {
+        for index in indices {
+            table = (&(*table))[index].addr().as_u64() as *mut PageTable;
+        }
+        let entry = &mut (&mut (*table))[address.p2_index()];
+        let mut flags = entry.flags();
+        flags.set(PageTableFlags::WRITABLE, on);
+        entry.set_flags(flags);
+    }
+    tlb::flush(address);
+}
+
+/// INS and OUTS in 64-bit mode, and the page faults that they raise.
+fn string_io(report: &mut Report) {
+    let mut bytes = [0_u8; 6];
+    out(SCRATCH, 0x5a);
+    let (mut to, mut count) = (bytes.as_mut_ptr() as u64 + 1, 4_u64);
+    // SAFETY: four bytes of six, from the second on.
+    unsafe { asm!("rep insb", in("dx") SCRATCH, inout("rdi") to, inout("rcx") count) };
+    let end = bytes.as_ptr() as u64 + 5;
+    report.equal("INS fills memory", bytes, [0, 0x5a, 0x5a, 0x5a, 0x5a, 0]);
+    report.equal("INS moves RDI and RCX", (to, count), (end, 0));
+    bytes[5] = 0x77;
+    let (mut from, mut count) = (end, 2_u64);
+    // SAFETY: two bytes, from the last one down.
+    unsafe {
+        asm!("std", "rep outsb", "cld", in("dx") SCRATCH, inout("rsi") from, inout("rcx") count)
+    };
+    report.equal("OUTS sends downwards", input(SCRATCH), 0x5a);
+    report.equal("OUTS moves RSI and RCX", (from, count), (end - 2, 0));
+
+    // The second byte lies where nothing is mapped.
+    let mut from = UNMAPPED - 1;
+    let raised = vector_of!("outsw", in("dx") SCRATCH, inout("rsi") from);
+    let fault = (raised, Cr2::read_raw(), from);
+    report.equal(
+        "OUTS faults where nothing is mapped",
+        fault,
+        (PAGE_FAULT, UNMAPPED, UNMAPPED - 1),
+    );
+    let mut to = SPARE;
+    set_writable(SPARE, false);
+    let raised = vector_of!("insb", in("dx") SCRATCH, inout("rdi") to);
+    set_writable(SPARE, true);
+    // SAFETY: nobody uses this memory.
+    let found = unsafe { (SPARE as *const u8).read_volatile() };
+    let fault = (raised, Cr2::read_raw(), to, found);
+    report.equal(
+        "INS faults where it may not write",
+        fault,
+        (PAGE_FAULT, SPARE, SPARE, 0),
+    );
+}
+
 fn main(_: &'static str) -> ! {
     let mut report = Report::default();
     exceptions::on_interrupt(handle);
@@ -149,6 +228,8 @@ fn main(_: &'static str) -> ! {
         report.holds(format_args!("{what} interrupts once"), taken);
         report.equal(format_args!("{what} is taken by its CPU"), by, expected);
     }
+
+    string_io(&mut report);
 
     let value = 0_u64;
     report.equal(
