@@ -142,14 +142,15 @@ fn string_io(report: &mut Report) {
     let end = bytes.as_ptr() as u64 + 5;
     report.equal("INS fills memory", bytes, [0, 0x5a, 0x5a, 0x5a, 0x5a, 0]);
     report.equal("INS moves RDI and RCX", (to, count), (end, 0));
-    bytes[5] = 0x77;
-    let (mut from, mut count) = (end, 2_u64);
+    let text = [0x11_u8, 0x22];
+    let start = text.as_ptr() as u64;
+    let (mut from, mut count) = (start + 1, 2_u64);
     // SAFETY: two bytes, from the last one down.
     unsafe {
         asm!("std", "rep outsb", "cld", in("dx") SCRATCH, inout("rsi") from, inout("rcx") count)
     };
-    report.equal("OUTS sends downwards", input(SCRATCH), 0x5a);
-    report.equal("OUTS moves RSI and RCX", (from, count), (end - 2, 0));
+    report.equal("OUTS sends downwards", input(SCRATCH), 0x11);
+    report.equal("OUTS moves RSI and RCX", (from, count), (start - 1, 0));
 
     // The second byte lies where nothing is mapped.
     let mut from = UNMAPPED - 1;
