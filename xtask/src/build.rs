@@ -34,7 +34,22 @@ impl Firmware {
 /// # Errors
 /// The build's own.
 pub fn hypervisor() -> Result<PathBuf> {
-    bare("hypervisor", "tilevisor")
+    bare("hypervisor", "tilevisor", &[])
+}
+
+/// Builds the hypervisor with counters of VMREADs and VMWRITEs.
+///
+/// # Errors
+/// The build's own.
+pub fn counting_hypervisor() -> Result<PathBuf> {
+    let features = ["--features", "count-vmcs", "--target-dir"];
+    let folder = target().join("counting");
+    let folder = folder.to_string_lossy();
+    let mut arguments = features.to_vec();
+    arguments.push(&folder);
+    bare("hypervisor", "tilevisor", &arguments)?;
+    let place = Path::new(&*folder).join(BARE);
+    Ok(place.join("release/tilevisor"))
 }
 
 /// Builds the payload `name` of `tests/guests`.
@@ -42,7 +57,7 @@ pub fn hypervisor() -> Result<PathBuf> {
 /// # Errors
 /// There is none of that name, or the build's own.
 pub fn payload(name: &str) -> Result<PathBuf> {
-    bare("guests", name)
+    bare("guests", name, &[])
 }
 
 /// Builds the conformance image's kernel.
@@ -50,7 +65,7 @@ pub fn payload(name: &str) -> Result<PathBuf> {
 /// # Errors
 /// The build's own.
 pub fn conformance() -> Result<PathBuf> {
-    bare("conformance", "conformance")
+    bare("conformance", "conformance", &[])
 }
 
 /// Builds what boots an image on the machine itself.
@@ -58,7 +73,7 @@ pub fn conformance() -> Result<PathBuf> {
 /// # Errors
 /// The build's own.
 pub fn bare_launcher() -> Result<PathBuf> {
-    bare("bare", "bare")
+    bare("bare", "bare", &[])
 }
 
 /// Builds the program `name` of `tests/linux`, which needs nothing but a kernel.
@@ -66,14 +81,14 @@ pub fn bare_launcher() -> Result<PathBuf> {
 /// # Errors
 /// The build's own.
 pub fn linux_program(name: &str) -> Result<PathBuf> {
-    release("linux-programs", name, STATIC)
+    release("linux-programs", name, STATIC, &[])
 }
 
-fn bare(package: &str, binary: &str) -> Result<PathBuf> {
-    release(package, binary, BARE)
+fn bare(package: &str, binary: &str, more: &[&str]) -> Result<PathBuf> {
+    release(package, binary, BARE, more)
 }
 
-fn release(package: &str, binary: &str, platform: &str) -> Result<PathBuf> {
+fn release(package: &str, binary: &str, platform: &str, more: &[&str]) -> Result<PathBuf> {
     let arguments = [
         "build",
         "--release",
@@ -85,7 +100,7 @@ fn release(package: &str, binary: &str, platform: &str) -> Result<PathBuf> {
         binary,
     ];
     let mut command = cargo();
-    command.args(arguments).current_dir(root());
+    command.args(arguments).args(more).current_dir(root());
     quietly(&mut command, &format!("building {binary}"))?;
     Ok(target().join(platform).join("release").join(binary))
 }

@@ -61,6 +61,9 @@ enum Command {
         /// Write the figures to this file too
         #[arg(long)]
         json: Option<PathBuf>,
+        /// Draw them to files in this folder (SVG)
+        #[arg(long)]
+        plot: Option<PathBuf>,
     },
     /// Run all tests, or those whose name contains FILTER
     Test {
@@ -173,7 +176,13 @@ fn perform(command: Command) -> Result<bool> {
                 Ended::TimedOut { report } => bail!("{report}"),
             }
         }
-        Command::Bench { json } => bench::run(json.as_deref()).map(|()| true),
+        Command::Bench { json, plot } => {
+            let output = bench::Output {
+                json: json.as_deref(),
+                plots: plot.as_deref(),
+            };
+            bench::run(output).map(|()| true)
+        }
         Command::Test { filter } => test::run(filter.as_deref()),
         Command::Image {
             bios: _,

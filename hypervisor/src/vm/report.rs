@@ -50,6 +50,12 @@ pub fn totals(vm: &Vm, ticks_per_us: u64) {
         totals.longest_wait / ticks_per_us,
         totals.moves
     );
+    #[cfg(feature = "count-vmcs")]
+    say!(
+        "{} VMREADs, {} VMWRITEs so far",
+        crate::vmx::vmcs::count::READS.load(core::sync::atomic::Ordering::Relaxed),
+        crate::vmx::vmcs::count::WRITES.load(core::sync::atomic::Ordering::Relaxed)
+    );
 }
 
 fn crashed(thread: &mut Thread, fault: Fault) {

@@ -66,10 +66,23 @@ impl Drop for Vmcs {
     }
 }
 
+/// How often a VMCS was read and written so far on this machine.
+#[cfg(feature = "count-vmcs")]
+pub mod count {
+    use core::sync::atomic::AtomicU64;
+
+    /// VMREADs.
+    pub static READS: AtomicU64 = AtomicU64::new(0);
+    /// VMWRITEs.
+    pub static WRITES: AtomicU64 = AtomicU64::new(0);
+}
+
 impl Loaded<'_> {
     /// Value of `field`.
     #[inline]
     pub fn read<W: Width>(&self, field: Field<W>) -> W {
+        #[cfg(feature = "count-vmcs")]
+        count::READS.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
         let value: u64;
         // SAFETY: a VMCS is current, and the controls we insist on bring every
         // field of the table with them.
@@ -87,6 +100,8 @@ impl Loaded<'_> {
     /// Sets `field`.
     #[inline]
     pub fn write<W: Width>(&mut self, field: Field<W>, value: W) {
+        #[cfg(feature = "count-vmcs")]
+        count::WRITES.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
         // SAFETY: as for reads; none of the fields we name is read-only. What a
         // value does is decided at VM entry, which checks it.
         unsafe {

@@ -1,5 +1,7 @@
 //! The local APIC in x2APIC mode (SDM Vol. 3, "Extended XAPIC (x2APIC)").
 
+#![expect(unsafe_code, reason = "RDTSC")]
+
 use crate::processor::{rdmsr, wrmsr};
 
 /// The ID.
@@ -64,6 +66,6 @@ pub fn arm_timer(vector: u8, ticks: u64) {
 
 /// The TSC.
 pub fn now() -> u64 {
-    const TSC: u32 = 0x10;
-    rdmsr(TSC)
+    // SAFETY: the instruction has no precondition.
+    unsafe { core::arch::x86_64::_rdtsc() }
 }

@@ -182,6 +182,16 @@ pub fn load() {
     unsafe { (*IDT.get()).load_unsafe() };
 }
 
+/// Lets #NM lead to `handler` itself, which is code as the CPU enters it.
+pub fn nm_gate(handler: unsafe extern "C" fn()) {
+    let handler = VirtAddr::from_ptr(handler as *const ());
+    // SAFETY: the table is the payload's own, and nothing raises #NM meanwhile.
+    unsafe {
+        let table: &mut InterruptDescriptorTable = &mut *IDT.get();
+        table.device_not_available.set_handler_addr(handler);
+    }
+}
+
 /// Calls `handler` for each #NM from now on; the instruction is then retried.
 pub fn on_nm(handler: fn()) {
     ON_NM.store(handler as *mut (), Ordering::Relaxed);

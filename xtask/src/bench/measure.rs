@@ -1,0 +1,369 @@
+//! The machines that are run for the figures, and what is read from their consoles.
+
+use crate::{boot::Boot, build, bundle, machine::Machine, operator::Script, run::Ended};
+use anyhow::{Context, Result, bail};
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+/// Figures by name.
+pub(super) type Figures = BTreeMap<String, f64>;
+
+/// Far more than any run takes.
+const LIMIT: Duration = Duration::from_secs(300);
+/// VMs that are merely there in the run with many.
+const SLEEPERS: u32 = 63;
+/// How long they sleep: longer than the measurement takes.
+const SLEEP_TICKS: u64 = 60_000_000;
+/// Turns by which two VMs differ whose exits are compared.
+const TURNS: u64 = 1000;
+/// Long enough that a slice's end is no accident.
+const SWITCH_SLICE_US: u32 = 100;
+/// Rows of the run with many VMs that are not compared: they are about the scheduler.
+const NOT_SCALED: [&str; 2] = ["hlt_wake", "ipi_round"];
+
+/// Runs machines of this kind.
+pub(super) struct Measure {
+    pub(super) machine: Machine,
+}
+
+/// A VM of a bundle.
+struct Vm<'a> {
+    name: &'a str,
+    image: &'a str,
+    command_line: String,
+    more: &'a str,
+}
+
+impl Vm<'_> {
+    fn toml(&self) -> String {
+        let Self {
+            name,
+            image,
+            command_line,
+            more,
+        } = self;
+        format!(
+            "[[vm]]\nname = \"{name}\"\nimage = \"{image}\"\ncmdline = \"{command_line}\"\n{more}\n"
+        )
+    }
+}
+
+/// A payload with little memory and AMX.
+fn payload<'a>(name: &'a str, image: &'a str, command_line: impl Into<String>) -> Vm<'a> {
+    Vm {
+        name,
+        image,
+        command_line: command_line.into(),
+        more: "memory = \"4M\"\nxstate = { amx = true }",
+    }
+}
+
+const SWITCH: &str = "memory = \"4M\"\nxstate = { amx = true, xfd_err = \"switch\" }";
+
+impl Measure {
+    /// What exits cost, and what it takes to come to the guest.
+    pub(super) fn exits(&self) -> Result<Figures> {
+        let guest = Vm {
+            more: "memory = \"4M\"\nvcpus = 2\nxstate = { amx = true }",
+            ..payload("guest", "payload:bench", "cpus=2")
+        };
+        let console = self.in_vms(&[guest])?;
+        let mut figures = guest_figures(&console);
+        let begun = after(&console, "VM \"guest\" began at TSC ")?;
+        let first = after(&console, "from TSC ")?;
+        figures.insert("boot".into(), begun - first);
+        let intercepted = figures.remove("nm").context("no figure of #NM")?;
+        figures.insert("nm_intercept".into(), intercepted);
+        let switching = Vm {
+            more: SWITCH,
+            ..payload("guest", "payload:bench", "")
+        };
+        let switched = guest_figures(&self.in_vms(&[switching])?);
+        let switched = switched.get("nm").context("no figure of #NM")?;
+        figures.insert("nm_switch".into(), *switched);
+        Ok(figures)
+    }
+
+    /// How much more the exit costs that suffers most from many VMs.
+    pub(super) fn scale(&self, figures: &mut Figures) -> Result<()> {
+        let names: Vec<String> = (0..SLEEPERS)
+            .map(|number| format!("sleeper{number}"))
+            .collect();
+        let sleep = format!("sleep={SLEEP_TICKS}");
+        let sleepers = names.iter().map(|name| Vm {
+            more: "memory = \"4M\"",
+            ..payload(name, "payload:bench", sleep.clone())
+        });
+        let guest = payload("guest", "payload:bench", "");
+        let vms: Vec<_> = std::iter::once(guest).chain(sleepers).collect();
+        let crowded = guest_figures(&self.in_vms(&vms)?);
+        let alone = figures
+            .iter()
+            .filter(|(name, _)| crowded.contains_key(*name));
+        let ratio = worst_ratio(alone, &crowded)?;
+        figures.insert("scale_ratio".into(), ratio);
+        Ok(())
+    }
+
+    /// How often something exits, and how often an exit accesses the VMCS: two VMs that
+    /// differ in so many turns are compared.
+    pub(super) fn exit_counts(&self, figures: &mut Figures) -> Result<()> {
+        let turns = |of: &str, more: u64| format!("{of}={}", 1 + more);
+        let vms = [
+            payload("xfd", "payload:bench", turns("xfd", 0)),
+            payload("xfd+", "payload:bench", turns("xfd", TURNS)),
+            Vm {
+                more: SWITCH,
+                ..payload("nm", "payload:bench", turns("nm", 0))
+            },
+            Vm {
+                more: SWITCH,
+                ..payload("nm+", "payload:bench", turns("nm", TURNS))
+            },
+        ];
+        let console = self.in_vms(&vms)?;
+        for (figure, name) in [("xfd_write_exits", "xfd"), ("nm_switch_exits", "nm")] {
+            let more = exits(&console, &format!("{name}+"))? - exits(&console, name)?;
+            figures.insert(figure.into(), more / TURNS as f64);
+        }
+        let kernel = build::counting_hypervisor()?;
+        let accesses = |more| {
+            let guest = payload("guest", "payload:bench", turns("cpuid", more));
+            let console = self.boot(&kernel, &[guest])?;
+            let line = console.iter().find(|line| line.contains(" VMREADs, "));
+            let numbers = line
+                .context("no count of VMREADs")?
+                .split_ascii_whitespace();
+            Ok::<f64, anyhow::Error>(numbers.filter_map(|word| word.parse::<f64>().ok()).sum())
+        };
+        let more = accesses(TURNS)? - accesses(0)?;
+        figures.insert("vmcs_accesses_cpuid".into(), more / TURNS as f64);
+        Ok(())
+    }
+
+    /// From the last instruction of one vCPU to the first of another on the same CPU, and
+    /// to its own where there is no other.
+    pub(super) fn switches(&self, figures: &mut Figures) -> Result<()> {
+        let slice =
+            format!("memory = \"4M\"\nslice_us = {SWITCH_SLICE_US}\nxstate = {{ amx = true }}");
+        let vm = |name, state| Vm {
+            more: &slice,
+            ..payload(name, "payload:bench-switch", format!("state={state}"))
+        };
+        for state in ["none", "avx512", "tiles", "armed"] {
+            let console = self.in_vms(&[vm("a", state), vm("b", state)])?;
+            let ticks = median(gaps(&console, |before, after| before != after));
+            figures.insert(format!("vcpu_switch_{state}"), ticks.context("no switch")?);
+        }
+        let console = self.in_vms(&[vm("a", "tiles")])?;
+        let ticks = median(gaps(&console, |before, after| before == after));
+        figures.insert("vcpu_again_tiles".into(), ticks.context("no slice")?);
+        Ok(())
+    }
+
+    /// Work in a VM against the same on the machine itself.
+    pub(super) fn work(&self, figures: &mut Figures) -> Result<()> {
+        let guest = || [payload("guest", "payload:bench-work", "")];
+        let vm = guest_figures(&self.in_vms(&guest())?);
+        let console = self.boot(&build::bare_launcher()?, &guest())?;
+        let bare: Figures = console.iter().filter_map(|line| bench_line(line)).collect();
+        for (name, bare) in bare {
+            let vm = vm
+                .get(&name)
+                .with_context(|| format!("no {name} in a VM"))?;
+            figures.insert(format!("{name}_ratio"), vm / bare);
+        }
+        Ok(())
+    }
+
+    /// Linux from its first instruction to init: in a VM against the machine itself, and
+    /// with AMX offered, which it does not use, against not offered. It says little,
+    /// because the machine itself waits for its console where a VM does not.
+    pub(super) fn linux(&self, figures: &mut Figures) -> Result<()> {
+        let linux = |amx: bool| Vm {
+            name: "linux",
+            image: "debian:bookworm/linux-image-cloud-amd64",
+            command_line: "console=ttyS0 no5lvl quiet".into(),
+            more: match amx {
+                true => "initrd = \"initramfs:time\"\nmemory = \"256M\"\nxstate = { amx = true }",
+                false => "initrd = \"initramfs:time\"\nmemory = \"256M\"",
+            },
+        };
+        let in_vm = |amx| {
+            let console = self.in_vms(&[linux(amx)])?;
+            let begun = after(&console, "VM \"linux\" began at TSC ")?;
+            Ok::<f64, anyhow::Error>(after(&console, "init at TSC ")? - begun)
+        };
+        let console = self.boot(&build::bare_launcher()?, &[linux(true)])?;
+        let begun = after(&console, "the image begins at TSC ")?;
+        let bare = after(&console, "init at TSC ")? - begun;
+        let (offered, not_offered) = (in_vm(true)?, in_vm(false)?);
+        figures.insert("linux_boot".into(), offered);
+        figures.insert("linux_boot_bare".into(), bare);
+        figures.insert("linux_boot_ratio".into(), offered / bare);
+        figures.insert("amx_unused_ratio".into(), offered / not_offered);
+        Ok(())
+    }
+
+    fn in_vms(&self, vms: &[Vm<'_>]) -> Result<Vec<String>> {
+        self.boot(&build::hypervisor()?, vms)
+    }
+
+    /// The console of a machine that boots `kernel` with `vms`.
+    fn boot(&self, kernel: &Path, vms: &[Vm<'_>]) -> Result<Vec<String>> {
+        let toml: String = vms.iter().map(Vm::toml).collect();
+        let bundle = bundle::pack(&toml, Path::new("."))?;
+        let boot = Boot {
+            ramdisk: Some(&bundle),
+            ..Boot::new(self.machine, kernel, LIMIT)
+        };
+        let names: Vec<_> = vms.iter().take(2).map(|vm| vm.name).collect();
+        let running = build::spinner(&format!("measuring {} ...", names.join(" and ")));
+        let outcome = boot.run(&mut Script::default())?;
+        running.finish_and_clear();
+        if outcome.ended != (Ended::Verdict { success: true }) {
+            bail!(
+                "the machine ended with {:?}:\n{}",
+                outcome.ended,
+                outcome.console.join("\n")
+            );
+        }
+        Ok(outcome.console)
+    }
+}
+
+/// The name and value of a line of the VM `guest` with the payload `bench`.
+pub fn figure(line: &str) -> Option<(String, f64)> {
+    bench_line(line.strip_prefix("guest: ")?)
+}
+
+fn bench_line(line: &str) -> Option<(String, f64)> {
+    let (name, value) = line.strip_prefix("bench ")?.split_once(' ')?;
+    Some((name.to_owned(), value.parse().ok()?))
+}
+
+fn guest_figures(console: &[String]) -> Figures {
+    console.iter().filter_map(|line| figure(line)).collect()
+}
+
+/// The number behind the first `text`.
+fn after(console: &[String], text: &str) -> Result<f64> {
+    let found = console.iter().find_map(|line| line.split_once(text));
+    let (_, rest) = found.with_context(|| format!("nobody says {text:?}"))?;
+    let rest = rest.trim();
+    let number = match rest.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16)?,
+        None => rest.parse()?,
+    };
+    Ok(number as f64)
+}
+
+/// Exits of VM `name` but for those at which nothing of the guest's is done.
+fn exits(console: &[String], name: &str) -> Result<f64> {
+    const OF_THE_CLOCK: [&str; 2] = ["preemption timer", "external interrupt"];
+    let text = format!("VM \"{name}\" exits: ");
+    let found = console.iter().find_map(|line| line.split_once(&text));
+    let (_, list) = found.with_context(|| format!("nobody says {text:?}"))?;
+    let kinds = list.split(", ").filter_map(|kind| kind.rsplit_once(' '));
+    let counted = kinds.filter(|(kind, _)| !OF_THE_CLOCK.contains(kind));
+    let mut sum = 0.0;
+    for (_, count) in counted {
+        sum += count.parse::<f64>()?;
+    }
+    Ok(sum)
+}
+
+/// Ticks between the end of a time slice and the beginning of the next one on the CPU,
+/// for pairs of VMs that are wanted.
+fn gaps(console: &[String], wanted: impl Fn(&str, &str) -> bool) -> Vec<f64> {
+    let mut slices: Vec<(u64, u64, &str)> = console
+        .iter()
+        .filter_map(|line| {
+            let (name, ticks) = line.split_once(": bench slice ")?;
+            let (from, to) = ticks.split_once(' ')?;
+            Some((from.parse().ok()?, to.parse().ok()?, name))
+        })
+        .collect();
+    slices.sort_unstable();
+    slices
+        .windows(2)
+        .filter(|pair| wanted(pair[0].2, pair[1].2))
+        .map(|pair| (pair[1].0 - pair[0].1) as f64)
+        .collect()
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+/// How much more the figure that suffers most is.
+fn worst_ratio<'a>(
+    alone: impl Iterator<Item = (&'a String, &'a f64)>,
+    crowded: &Figures,
+) -> Result<f64> {
+    let compared = alone.filter(|(name, _)| !NOT_SCALED.contains(&name.as_str()));
+    let ratios = compared.map(|(name, alone)| {
+        let crowded = crowded.get(name);
+        let crowded = crowded.with_context(|| format!("no {name} beside others"))?;
+        Ok(crowded / alone)
+    });
+    let ratios: Vec<f64> = ratios.collect::<Result<_>>()?;
+    ratios.into_iter().reduce(f64::max).context("no figures")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn console(lines: &[&str]) -> Vec<String> {
+        lines.iter().map(|line| (*line).to_owned()).collect()
+    }
+
+    #[test]
+    fn figures_are_read_and_compared() {
+        assert_eq!(
+            figure("guest: bench cpuid 88.5"),
+            Some(("cpuid".into(), 88.5))
+        );
+        assert_eq!(figure("other: bench cpuid 88.5"), None);
+        assert_eq!(figure("guest: bench cpuid"), None);
+        let figures =
+            |values: [f64; 2]| Figures::from([("a".into(), values[0]), ("b".into(), values[1])]);
+        let (alone, crowded) = (figures([10.0, 100.0]), figures([11.0, 105.0]));
+        assert_eq!(worst_ratio(alone.iter(), &crowded).unwrap(), 1.1);
+        let less = Figures::from([("a".into(), 11.0)]);
+        assert!(worst_ratio(alone.iter(), &less).is_err());
+    }
+
+    #[test]
+    fn numbers_behind_a_text_are_read() {
+        let console = console(&["x", "bare: it begins at TSC 0x1f", "init at TSC 77"]);
+        assert_eq!(after(&console, "begins at TSC ").unwrap(), 31.0);
+        assert_eq!(after(&console, "init at TSC ").unwrap(), 77.0);
+        assert!(after(&console, "else").is_err());
+    }
+
+    #[test]
+    fn exits_of_the_clock_are_not_counted() {
+        let line =
+            "tilevisor: VM \"a\" exits: CPUID 4, preemption timer 9, control-register access 1";
+        assert_eq!(exits(&console(&[line]), "a").unwrap(), 5.0);
+        assert!(exits(&console(&[line]), "b").is_err());
+    }
+
+    #[test]
+    fn a_switch_is_what_lies_between_slices_of_two_vms() {
+        let console = console(&[
+            "a: bench slice 100 200",
+            "a: bench slice 350 400",
+            "b: bench slice 210 300",
+            "b: bench slice 303 330",
+        ]);
+        assert_eq!(
+            gaps(&console, |before, after| before != after),
+            [10.0, 20.0]
+        );
+        assert_eq!(gaps(&console, |before, after| before == after), [3.0]);
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
+    }
+}
