@@ -103,6 +103,22 @@ impl Interrupts {
             self.windows = windows;
             vmcs.write(field::PRIMARY_CONTROLS, self.primary | windows.bits());
         }
+        self.set_timer(vmcs, vcpu, now);
+    }
+
+    /// Begins a time slice: nothing but the timer is set where nothing has arrived since
+    /// the CPU was told.
+    pub(super) fn begin_slice(&mut self, vmcs: &mut Loaded<'_>, vcpu: &mut Vcpu) {
+        let now = tsc::now();
+        let due = vcpu.deadline().is_some_and(|deadline| deadline <= now);
+        if vcpu.attention || due || vcpu.has_news() {
+            self.attend(vmcs, vcpu, true);
+        } else {
+            self.set_timer(vmcs, vcpu, now);
+        }
+    }
+
+    fn set_timer(&self, vmcs: &mut Loaded<'_>, vcpu: &Vcpu, now: u64) {
         let next = vcpu
             .deadline()
             .map_or(vcpu.slice_end, |deadline| deadline.min(vcpu.slice_end));

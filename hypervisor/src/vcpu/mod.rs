@@ -58,8 +58,8 @@ pub struct Vcpu {
     pub control: ControlModel,
     /// Its local APIC.
     pub apic: X2Apic,
-    /// An interrupt may have become deliverable or the timer was set: looked at
-    /// before the next entry.
+    /// An interrupt may have become deliverable, the timer was set, or an instruction was
+    /// completed outside the run loop: looked at before the next entry.
     pub attention: bool,
     /// TSC at which its time slice is over.
     pub slice_end: u64,
@@ -93,7 +93,7 @@ impl Vcpu {
             xstate,
             control,
             apic,
-            attention: false,
+            attention: true,
             slice_end: 0,
             nmi: false,
             legacy: Asks::default(),
@@ -136,6 +136,7 @@ impl Vcpu {
     /// Looks at the devices that are older than APICs.
     pub fn look_at_legacy(&mut self) {
         self.legacy = self.on_bus(Bus::legacy);
+        self.attention = true;
     }
 
     /// An access to a device, and the interrupts that come of it.
@@ -167,6 +168,7 @@ impl Vcpu {
     /// INIT: registers as in `boot`, and a local APIC as after reset.
     pub fn restart(&mut self, boot: &BootState) {
         self.begin(boot);
+        self.attention = true;
         self.apic.reset();
         self.nmi = false;
     }

@@ -206,7 +206,7 @@ impl Runner {
         self.vcpu.slice_end = end;
         // SAFETY: between `switch_in` and the next one, this VMCS is current.
         let mut vmcs = unsafe { self.vmcs.assume_loaded() };
-        self.interrupts.attend(&mut vmcs, &mut self.vcpu, true);
+        self.interrupts.begin_slice(&mut vmcs, &mut self.vcpu);
     }
 
     /// INIT: the vCPU is as after reset, but for its extended state and MSRs. With a
@@ -279,6 +279,7 @@ impl Runner {
         let mut vmcs = unsafe { self.vmcs.assume_loaded() };
         let rip = vmcs.read(field::GUEST_RIP);
         vmcs.write(field::GUEST_RIP, rip.wrapping_add(bytes));
+        self.vcpu.attention = true;
     }
 
     /// Delivers `exception` at the next entry. The vCPU was switched in on this CPU.
@@ -365,6 +366,7 @@ fn decide(runner: &mut Runner, cpu: &mut Cpu, reason: Reason) -> bool {
         }
         Outcome::SkipAndLeave(leave) => {
             skip(&mut vmcs);
+            vcpu.attention = true;
             runner.leave = leave;
             return false;
         }

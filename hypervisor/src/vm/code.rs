@@ -14,20 +14,28 @@ use crate::{
     },
 };
 
-/// The bytes at linear address `linear`, as far as they are mapped.
-pub fn at(memory: &GuestMemory, paging: Paging, linear: u64) -> [Option<u8>; LONGEST] {
+/// The smallest page.
+const PAGE_BYTES: u64 = 4096;
+
+/// The bytes at linear address `linear`, as far as they are mapped; how many they are.
+pub fn at(memory: &GuestMemory, paging: Paging, linear: u64) -> ([u8; LONGEST], usize) {
     let read_u64 = |gpa: Gpa| {
         let mut bytes = [0; 8];
         memory.read(gpa, &mut bytes).ok()?;
         Some(u64::from_le_bytes(bytes))
     };
-    let mut next = linear;
-    [(); LONGEST].map(|()| {
-        let gpa = walk::translate(paging, next, read_u64)?.gpa;
-        next = next.wrapping_add(1);
-        let mut byte = [0];
-        memory.read(gpa, &mut byte).ok().map(|()| byte[0])
-    })
+    let (mut bytes, mut found) = ([0; LONGEST], 0);
+    while let (next, Some(rest)) = (linear.wrapping_add(found as u64), bytes.get_mut(found..)) {
+        let room = PAGE_BYTES - next % PAGE_BYTES;
+        let (piece, _) = rest.split_at_mut(rest.len().min(room as usize));
+        let mapping = walk::translate(paging, next, read_u64);
+        let read = mapping.map(|mapping| memory.read(mapping.gpa, piece));
+        if piece.is_empty() || !matches!(read, Some(Ok(()))) {
+            break;
+        }
+        found += piece.len();
+    }
+    (bytes, found)
 }
 
 /// Executes the access to the device at `gpa` that the vCPU stands at.
@@ -41,17 +49,8 @@ pub fn access_device(thread: &mut Thread, gpa: Gpa) -> Result<(), End> {
         // Not an instruction, but a stack or a descriptor table in a device.
         return Err(unknown);
     }
-    let code = at(&thread.vm.memory, state.paging, state.instruction());
-    let mut bytes = [0; LONGEST];
-    let mut length = 0;
-    for (to, byte) in bytes
-        .iter_mut()
-        .zip(code.into_iter().map_while(|byte| byte))
-    {
-        *to = byte;
-        length += 1;
-    }
-    let code = bytes.get(..length).unwrap_or(&[]);
+    let (code, found) = at(&thread.vm.memory, state.paging, state.instruction());
+    let code = code.get(..found).unwrap_or(&[]);
     let decoded = instruction::decode(code, state.long_mode).ok_or(unknown)?;
     let vcpu = thread.runner.vcpu();
     match decoded.operation {

@@ -118,16 +118,17 @@ fn crashed(thread: &mut Thread, fault: Fault) {
     );
 }
 
-/// Bytes, as far as they could be read.
-struct Bytes<const N: usize>([Option<u8>; N]);
+/// The first of these bytes, as many as could be read.
+struct Bytes<const N: usize>(([u8; N], usize));
 
 impl<const N: usize> fmt::Display for Bytes<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for byte in self.0 {
-            match byte {
-                Some(byte) => write!(f, " {byte:02x}")?,
-                None => return f.write_str(" (not mapped)"),
-            }
+        let (bytes, found) = self.0;
+        for byte in bytes.iter().take(found) {
+            write!(f, " {byte:02x}")?;
+        }
+        if found < N {
+            f.write_str(" (not mapped)")?;
         }
         Ok(())
     }

@@ -73,23 +73,25 @@ impl Thread {
     }
 
     /// When it can run, as seen at `now`.
+    #[inline(always)]
     pub fn wake(&mut self, now: u64) -> Wake {
-        let wake = self.judge(now);
+        // One that has ended is to be taken off.
+        let wake = if self.waits == Waits::Cpu || self.vm.has_ended() {
+            Wake::Now
+        } else {
+            self.wake_asleep(now)
+        };
         if wake == Wake::Now && self.ready_since.is_none() {
             self.ready_since = Some(now);
         }
         wake
     }
 
-    fn judge(&mut self, now: u64) -> Wake {
-        // One that has ended is to be taken off.
-        if self.vm.has_ended() {
-            return Wake::Now;
-        }
+    #[inline(never)]
+    fn wake_asleep(&mut self, now: u64) -> Wake {
         let interruptible = match self.waits {
-            Waits::Cpu => return Wake::Now,
             Waits::Event { interruptible } => interruptible,
-            Waits::StartUp => false,
+            Waits::Cpu | Waits::StartUp => false,
         };
         let vcpu = self.runner.vcpu();
         vcpu.collect(now);

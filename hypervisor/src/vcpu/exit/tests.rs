@@ -117,7 +117,7 @@ impl Machine {
             tsc: || 0,
             tsc_frequency: 1,
         })));
-        let vcpu = Vcpu::new(
+        let mut vcpu = Vcpu::new(
             Frame::new(no_exit),
             cpuid,
             xstate,
@@ -126,6 +126,8 @@ impl Machine {
             Arc::new(Peers::new([None; 2].into_iter())),
             bus,
         );
+        // As after the first entry.
+        vcpu.attention = false;
         Self { layout, cpu, vcpu }
     }
 
