@@ -131,7 +131,7 @@ pub fn pack(text: &str, folder: &Path) -> Result<Vec<u8>> {
 
 fn load(name: &str, folder: &Path) -> Result<Vec<u8>> {
     if let Some(init) = name.strip_prefix(INITRAMFS) {
-        return linux::initramfs(init);
+        return linux::initramfs(init, &[]);
     }
     let path = if let Some(payload) = name.strip_prefix(PAYLOAD) {
         build::payload(payload)?

@@ -22,7 +22,7 @@ const BUSYBOX_PROGRAM: &str = "bin/busybox";
 const BUSYBOX_SUITE: &str = "bookworm";
 
 /// The programs of `tests/linux`.
-const PROGRAMS: [&str; 2] = ["machine", "xstate"];
+const PROGRAMS: [&str; 3] = ["machine", "vmm", "xstate"];
 
 /// One fetch at a time: the second finds what the first has fetched.
 static FETCHING: Mutex<()> = Mutex::new(());
@@ -81,12 +81,25 @@ fn package_tree(suite: &str, package: &str) -> Result<PathBuf> {
     Ok(tree)
 }
 
+/// The folder with the modules of the kernel of Debian's package `SUITE/PACKAGE`.
+///
+/// # Errors
+/// As for [`kernel`].
+pub fn modules(name: &str) -> Result<PathBuf> {
+    let kernel = kernel(name)?;
+    let version = kernel.file_name().and_then(|name| name.to_str());
+    let version = version.and_then(|name| name.strip_prefix("vmlinuz-"));
+    let version = version.with_context(|| format!("{} has no version", kernel.display()))?;
+    let tree = kernel.parent().and_then(Path::parent).context("a tree")?;
+    Ok(tree.join("lib/modules").join(version).join("kernel"))
+}
+
 /// An initial ramdisk whose init is the script `tests/linux/NAME.sh`, with busybox and
-/// the programs of `tests/linux` in /bin.
+/// the programs of `tests/linux` that it names in /bin, and with `files`.
 ///
 /// # Errors
 /// There is no such script, or something cannot be fetched or built.
-pub fn initramfs(name: &str) -> Result<Vec<u8>> {
+pub fn initramfs(name: &str, files: &[(String, Vec<u8>)]) -> Result<Vec<u8>> {
     let script = root().join("tests/linux").join(format!("{name}.sh"));
     let script = fs::read(&script).with_context(|| format!("init {}", script.display()))?;
     let busybox = package_tree(BUSYBOX_SUITE, BUSYBOX)?.join(BUSYBOX_PROGRAM);
@@ -98,10 +111,15 @@ pub fn initramfs(name: &str) -> Result<Vec<u8>> {
     for (name, content) in [("init", &script), ("bin/busybox", &busybox)] {
         archive = entry(archive, name, PROGRAM, content)?;
     }
-    for name in PROGRAMS {
+    // What it does not need it need not load.
+    let text = String::from_utf8_lossy(&script);
+    for name in PROGRAMS.iter().filter(|name| text.contains(**name)) {
         let program = build::strip(&build::linux_program(name)?)?;
         let program = read(program.path())?;
         archive = entry(archive, &format!("bin/{name}"), PROGRAM, &program)?;
+    }
+    for (name, content) in files {
+        archive = entry(archive, name, PROGRAM, content)?;
     }
     archive = entry(archive, "bin/sh", LINK, b"busybox")?;
     // What init speaks through, before it has mounted anything.

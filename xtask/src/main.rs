@@ -64,6 +64,9 @@ enum Command {
         /// Draw them to files in this folder (SVG)
         #[arg(long)]
         plot: Option<PathBuf>,
+        /// Measure this hypervisor too, on the same machine
+        #[arg(long)]
+        peer: Option<Peer>,
     },
     /// Run all tests, or those whose name contains FILTER
     Test {
@@ -91,6 +94,12 @@ enum Command {
         #[arg(long)]
         build: bool,
     },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Peer {
+    /// That of Debian's Linux
+    Kvm,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -176,12 +185,13 @@ fn perform(command: Command) -> Result<bool> {
                 Ended::TimedOut { report } => bail!("{report}"),
             }
         }
-        Command::Bench { json, plot } => {
-            let output = bench::Output {
+        Command::Bench { json, plot, peer } => {
+            let options = bench::Options {
+                kvm: peer.is_some(),
                 json: json.as_deref(),
                 plots: plot.as_deref(),
             };
-            bench::run(output).map(|()| true)
+            bench::run(options).map(|()| true)
         }
         Command::Test { filter } => test::run(filter.as_deref()),
         Command::Image {

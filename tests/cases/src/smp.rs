@@ -136,6 +136,9 @@ fn beside_others(log: &mut Log) -> Result<()> {
         let Some((name, alone)) = bench::figure(row) else {
             continue;
         };
+        if bench::NOT_SCALED.contains(&name.as_str()) {
+            continue;
+        }
         let beside = crowded.find_of("guest", &format!("bench {name} "))?;
         let (_, beside) = bench::figure(beside).context("a figure")?;
         ensure!(

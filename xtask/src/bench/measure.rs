@@ -17,8 +17,8 @@ const SLEEP_TICKS: u64 = 60_000_000;
 const TURNS: u64 = 1000;
 /// Long enough that a slice's end is no accident.
 const SWITCH_SLICE_US: u32 = 100;
-/// Rows of the run with many VMs that are not compared: they are about the scheduler.
-const NOT_SCALED: [&str; 2] = ["hlt_wake", "ipi_round"];
+/// Rows that more VMs make larger: the scheduler looks at each of them.
+pub const NOT_SCALED: [&str; 2] = ["hlt_wake", "ipi_round"];
 
 /// Runs machines of this kind.
 pub(super) struct Measure {
@@ -26,11 +26,12 @@ pub(super) struct Measure {
 }
 
 /// A VM of a bundle.
-struct Vm<'a> {
-    name: &'a str,
-    image: &'a str,
-    command_line: String,
-    more: &'a str,
+pub(super) struct Vm<'a> {
+    pub(super) name: &'a str,
+    pub(super) image: &'a str,
+    pub(super) command_line: String,
+    /// What else its description says.
+    pub(super) more: &'a str,
 }
 
 impl Vm<'_> {
@@ -151,12 +152,11 @@ impl Measure {
         };
         for state in ["none", "avx512", "tiles", "armed"] {
             let console = self.in_vms(&[vm("a", state), vm("b", state)])?;
-            let ticks = median(gaps(&console, |before, after| before != after));
-            figures.insert(format!("vcpu_switch_{state}"), ticks.context("no switch")?);
+            figures.insert(format!("vcpu_switch_{state}"), switch(&console)?);
         }
         let console = self.in_vms(&[vm("a", "tiles")])?;
-        let ticks = median(gaps(&console, |before, after| before == after));
-        figures.insert("vcpu_again_tiles".into(), ticks.context("no slice")?);
+        let (_, absence) = slices(&console, "a")?;
+        figures.insert("vcpu_again_tiles".into(), absence);
         Ok(())
     }
 
@@ -209,7 +209,7 @@ impl Measure {
     }
 
     /// The console of a machine that boots `kernel` with `vms`.
-    fn boot(&self, kernel: &Path, vms: &[Vm<'_>]) -> Result<Vec<String>> {
+    pub(super) fn boot(&self, kernel: &Path, vms: &[Vm<'_>]) -> Result<Vec<String>> {
         let toml: String = vms.iter().map(Vm::toml).collect();
         let bundle = bundle::pack(&toml, Path::new("."))?;
         let boot = Boot {
@@ -241,7 +241,7 @@ fn bench_line(line: &str) -> Option<(String, f64)> {
     Some((name.to_owned(), value.parse().ok()?))
 }
 
-fn guest_figures(console: &[String]) -> Figures {
+pub(super) fn guest_figures(console: &[String]) -> Figures {
     console.iter().filter_map(|line| figure(line)).collect()
 }
 
@@ -272,23 +272,31 @@ fn exits(console: &[String], name: &str) -> Result<f64> {
     Ok(sum)
 }
 
-/// Ticks between the end of a time slice and the beginning of the next one on the CPU,
-/// for pairs of VMs that are wanted.
-fn gaps(console: &[String], wanted: impl Fn(&str, &str) -> bool) -> Vec<f64> {
-    let mut slices: Vec<(u64, u64, &str)> = console
+/// Ticks of a switch between the VMs `a` and `b`, which have the CPU in turn: what `a` is
+/// away for is a slice of `b` and two switches. Each has a TSC of its own.
+pub(super) fn switch(console: &[String]) -> Result<f64> {
+    let (_, absence) = slices(console, "a")?;
+    let (presence, _) = slices(console, "b")?;
+    Ok((absence - presence) / 2.0)
+}
+
+/// How many ticks VM `name` had the CPU for in a time slice, and how many not between two.
+fn slices(console: &[String], name: &str) -> Result<(f64, f64)> {
+    let prefix = format!("{name}: bench slice ");
+    let slices: Vec<(f64, f64)> = console
         .iter()
         .filter_map(|line| {
-            let (name, ticks) = line.split_once(": bench slice ")?;
-            let (from, to) = ticks.split_once(' ')?;
-            Some((from.parse().ok()?, to.parse().ok()?, name))
+            let (from, to) = line.strip_prefix(&prefix)?.split_once(' ')?;
+            Some((from.parse().ok()?, to.parse().ok()?))
         })
         .collect();
-    slices.sort_unstable();
-    slices
+    let here = slices.iter().map(|(from, to)| to - from).collect();
+    let away = slices
         .windows(2)
-        .filter(|pair| wanted(pair[0].2, pair[1].2))
-        .map(|pair| (pair[1].0 - pair[0].1) as f64)
-        .collect()
+        .map(|pair| pair[1].0 - pair[0].1)
+        .collect();
+    let found = median(here).zip(median(away));
+    found.with_context(|| format!("{name} had no time slices"))
 }
 
 fn median(mut values: Vec<f64>) -> Option<f64> {
@@ -352,18 +360,16 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_is_what_lies_between_slices_of_two_vms() {
+    fn a_switch_is_half_of_what_remains_of_an_absence() {
         let console = console(&[
             "a: bench slice 100 200",
-            "a: bench slice 350 400",
-            "b: bench slice 210 300",
-            "b: bench slice 303 330",
+            "a: bench slice 350 450",
+            "b: bench slice 1010 1140",
+            "b: bench slice 1260 1390",
         ]);
-        assert_eq!(
-            gaps(&console, |before, after| before != after),
-            [10.0, 20.0]
-        );
-        assert_eq!(gaps(&console, |before, after| before == after), [3.0]);
+        // Away for 150, of which b has the CPU for 130.
+        assert_eq!(switch(&console).unwrap(), 10.0);
         assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert!(switch(&console[..2]).is_err());
     }
 }

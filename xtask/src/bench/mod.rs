@@ -3,12 +3,13 @@
 
 mod code;
 mod measure;
+mod peer;
 mod plot;
 
 use crate::{build, machine::Machine, project::root};
 use anyhow::{Context, Result};
-pub use measure::figure;
 use measure::{Figures, Measure};
+pub use measure::{NOT_SCALED, figure};
 use serde::Serialize;
 use std::{path::Path, process::Command};
 
@@ -57,9 +58,11 @@ const TARGETS: [(&str, &str, f64); 19] = [
     ("image_bytes", "bytes", 512.0 * 1024.0),
 ];
 
-/// What is written besides the table.
+/// What is measured and written besides the table.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Output<'a> {
+pub struct Options<'a> {
+    /// Linux' KVM too.
+    pub kvm: bool,
     /// A file for tools.
     pub json: Option<&'a Path>,
     /// A folder for plots.
@@ -70,21 +73,26 @@ pub struct Output<'a> {
 ///
 /// # Errors
 /// A machine does not run, or a figure is missing.
-pub fn run(output: Output<'_>) -> Result<()> {
+pub fn run(options: Options<'_>) -> Result<()> {
     let (machine, reason) = Machine::auto();
     machine.prepare()?;
     let reason = reason.map_or(String::new(), |reason| format!(" (not kvm: {reason})"));
     let commit = commit()?;
     println!("machine {machine}{reason}, 1 CPU, commit {commit}");
     println!("policy intercept, but for nm_switch and nm_switch_exits");
-    let rows = rows(&all_figures(machine)?)?;
-    for row in &rows {
-        println!("{}", line(row));
+    let measure = Measure { machine };
+    let mut figures = all_figures(&measure)?;
+    if options.kvm {
+        figures.extend(peer::figures(&measure)?);
     }
-    if let Some(folder) = output.plots {
+    let rows = rows(&figures)?;
+    for row in &rows {
+        println!("{}", line(row, &figures));
+    }
+    if let Some(folder) = options.plots {
         plot::draw(&rows, folder)?;
     }
-    if let Some(path) = output.json {
+    if let Some(path) = options.json {
         let table = Table {
             machine: machine.to_string(),
             commit,
@@ -96,8 +104,7 @@ pub fn run(output: Output<'_>) -> Result<()> {
     Ok(())
 }
 
-fn all_figures(machine: Machine) -> Result<Figures> {
-    let measure = Measure { machine };
+fn all_figures(measure: &Measure) -> Result<Figures> {
     let mut figures = measure.exits()?;
     measure.scale(&mut figures)?;
     measure.exit_counts(&mut figures)?;
@@ -135,14 +142,19 @@ fn rows(figures: &Figures) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn line(row: &Row) -> String {
+/// A row as people read it, beside the same of KVM's.
+fn line(row: &Row, figures: &Figures) -> String {
+    let peer = figures.get(&format!("{}{}", peer::PREFIX, row.name));
+    let peer = peer.map_or(String::new(), |peer| {
+        format!("  KVM {peer}: {:.1} times as much", peer / row.value)
+    });
     let target = row.target.map_or(String::new(), |most| {
         let met = if row.value <= most { "met" } else { "not met" };
         format!("  at most {most}: {met}")
     });
     // More digits than a ratio needs would only be noise.
     let value = (row.value * 10_000.0).round() / 10_000.0;
-    format!("{:20} {value:>12} {}{target}", row.name, row.unit)
+    format!("{:20} {value:>12} {}{target}{peer}", row.name, row.unit)
 }
 
 fn commit() -> Result<String> {
@@ -161,14 +173,17 @@ mod tests {
 
     #[test]
     fn a_row_says_whether_it_meets_its_target() {
+        let none = Figures::new();
         let row = |value| Row {
             name: "cpuid".into(),
             value,
             unit: TICKS,
             target: Some(100.0),
         };
-        assert!(line(&row(100.0)).ends_with("at most 100: met"));
-        assert!(line(&row(100.1)).ends_with("at most 100: not met"));
+        assert!(line(&row(100.0), &none).ends_with("at most 100: met"));
+        assert!(line(&row(100.1), &none).ends_with("at most 100: not met"));
+        let kvm = Figures::from([("kvm_cpuid".into(), 1000.0)]);
+        assert!(line(&row(100.0), &kvm).ends_with("KVM 1000: 10.0 times as much"));
         let json = serde_json::to_string(&row(88.0)).unwrap();
         assert_eq!(json, r#"{"name":"cpuid","value":88.0,"unit":"ticks"}"#);
     }

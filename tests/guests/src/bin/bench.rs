@@ -12,6 +12,7 @@
 use core::{
     arch::{asm, naked_asm},
     hint::black_box,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 use guests::{
     apic, console, exceptions, payload,
@@ -35,6 +36,9 @@ const PING: u8 = 0x41;
 /// How long the timer is set for.
 const NAP_TICKS: u64 = 100_000;
 
+/// What that MSR has.
+static MISC: AtomicU64 = AtomicU64::new(0);
+
 /// What a turn is, to be executed so often.
 type Turn = (&'static str, fn());
 
@@ -43,7 +47,7 @@ const EXITS: [Turn; 8] = [
     ("cpuid", cpuid),
     ("vmcall", vmcall),
     ("xsetbv", xsetbv),
-    ("wrmsr", || wrmsr(MISC_ENABLE, 1)),
+    ("wrmsr", || wrmsr(MISC_ENABLE, MISC.load(Relaxed))),
     ("out", out),
     ("rdmsr", || _ = rdmsr(MISC_ENABLE)),
     ("in", input),
@@ -180,6 +184,7 @@ fn main(command_line: &'static str) -> ! {
         console::exit(0);
     }
     assert_eq!(try_xsetbv(0, offered_xcr0()), exceptions::NONE, "XSETBV");
+    MISC.store(rdmsr(MISC_ENABLE), Relaxed);
     let tiles = offered_xcr0() & TILEDATA != 0;
     if tiles {
         exceptions::nm_gate(on_nm);
