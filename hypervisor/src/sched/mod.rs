@@ -351,6 +351,7 @@ impl Scheduler {
             totals.counters.add(&runner.vcpu().counters);
             totals.moves += runner.moves();
             totals.turns += turns;
+            totals.container = totals.container.max(runner.vcpu().xstate.bytes());
             totals.longest_wait = totals.longest_wait.max(longest_wait);
         }
         drop(runner);

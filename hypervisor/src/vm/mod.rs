@@ -57,6 +57,8 @@ mod machine {
         pub moves: u64,
         /// How often a vCPU got a CPU.
         pub turns: u64,
+        /// Bytes of the largest container.
+        pub container: u32,
         /// TSC ticks that one waited at most for a CPU, when it could have run.
         pub longest_wait: u64,
     }

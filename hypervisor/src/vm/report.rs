@@ -41,7 +41,12 @@ pub fn ended(thread: &mut Thread, end: End) {
 /// Says what the vCPUs of `vm` did in all.
 pub fn totals(vm: &Vm, ticks_per_us: u64) {
     let totals = vm.totals.lock();
-    say!("VM {:?} began at TSC {}", vm.name, vm.begun);
+    say!(
+        "VM {:?} began at TSC {}, with {} bytes of extended state for each vCPU",
+        vm.name,
+        vm.begun,
+        totals.container
+    );
     say!("VM {:?} exits: {}", vm.name, totals.counters);
     say!(
         "VM {:?} got a CPU {} times, and waited for one at most {} us; went to another {} times",

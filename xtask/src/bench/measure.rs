@@ -15,6 +15,8 @@ const SLEEPERS: u32 = 63;
 const SLEEP_TICKS: u64 = 60_000_000;
 /// Turns by which two VMs differ whose exits are compared.
 const TURNS: u64 = 1000;
+/// Exits whose accesses to the VMCS are counted.
+const COUNTED: [&str; 7] = ["cpuid", "vmcall", "xsetbv", "wrmsr", "out", "rdmsr", "in"];
 /// Long enough that a slice's end is no accident.
 const SWITCH_SLICE_US: u32 = 100;
 /// Rows that more VMs make larger: the scheduler looks at each of them.
@@ -110,8 +112,8 @@ impl Measure {
     pub(super) fn exit_counts(&self, figures: &mut Figures) -> Result<()> {
         let turns = |of: &str, more: u64| format!("{of}={}", 1 + more);
         let vms = [
-            payload("xfd", "payload:bench", turns("xfd", 0)),
-            payload("xfd+", "payload:bench", turns("xfd", TURNS)),
+            payload("xfd", "payload:bench", turns("xfd_write", 0)),
+            payload("xfd+", "payload:bench", turns("xfd_write", TURNS)),
             Vm {
                 more: SWITCH,
                 ..payload("nm", "payload:bench", turns("nm", 0))
@@ -127,8 +129,8 @@ impl Measure {
             figures.insert(figure.into(), more / TURNS as f64);
         }
         let kernel = build::counting_hypervisor()?;
-        let accesses = |more| {
-            let guest = payload("guest", "payload:bench", turns("cpuid", more));
+        let accesses = |of, more| {
+            let guest = payload("guest", "payload:bench", turns(of, more));
             let console = self.boot(&kernel, &[guest])?;
             let line = console.iter().find(|line| line.contains(" VMREADs, "));
             let numbers = line
@@ -136,8 +138,42 @@ impl Measure {
                 .split_ascii_whitespace();
             Ok::<f64, anyhow::Error>(numbers.filter_map(|word| word.parse::<f64>().ok()).sum())
         };
-        let more = accesses(TURNS)? - accesses(0)?;
-        figures.insert("vmcs_accesses_cpuid".into(), more / TURNS as f64);
+        // One turn of each is the same but for that exit.
+        for exit in COUNTED {
+            let more = accesses(exit, TURNS)? - accesses(exit, 0)?;
+            figures.insert(format!("vmcs_accesses_{exit}"), more / TURNS as f64);
+        }
+        Ok(())
+    }
+
+    /// What is kept for each vCPU, by what its VM may use.
+    pub(super) fn containers(&self, figures: &mut Figures) -> Result<()> {
+        let sizes = [
+            ("sse", "vector = \"sse\""),
+            ("avx", "vector = \"avx\""),
+            ("avx512", "vector = \"avx512\""),
+            ("amx", "amx = true"),
+            ("amx_on_demand", "amx = true, allocation = \"on-demand\""),
+        ];
+        let more = sizes.map(|(_, state)| format!("memory = \"4M\"\nxstate = {{ {state} }}"));
+        let vms: Vec<_> = sizes
+            .iter()
+            .zip(&more)
+            .map(|((name, _), more)| Vm {
+                more,
+                ..payload(name, "payload:bench", "sleep=1")
+            })
+            .collect();
+        let console = self.in_vms(&vms)?;
+        for (name, _) in sizes {
+            let text = format!("VM \"{name}\" began at TSC ");
+            let line = console.iter().find(|line| line.contains(&text));
+            let (_, rest) = line
+                .and_then(|line| line.split_once(", with "))
+                .with_context(|| format!("nobody says what {name} has"))?;
+            let bytes = rest.split_ascii_whitespace().next().unwrap_or_default();
+            figures.insert(format!("container_{name}"), bytes.parse()?);
+        }
         Ok(())
     }
 
@@ -249,7 +285,7 @@ pub(super) fn guest_figures(console: &[String]) -> Figures {
 fn after(console: &[String], text: &str) -> Result<f64> {
     let found = console.iter().find_map(|line| line.split_once(text));
     let (_, rest) = found.with_context(|| format!("nobody says {text:?}"))?;
-    let rest = rest.trim();
+    let rest = rest.split(',').next().unwrap_or(rest).trim();
     let number = match rest.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16)?,
         None => rest.parse()?,

@@ -109,6 +109,7 @@ fn all_figures(measure: &Measure) -> Result<Figures> {
     measure.scale(&mut figures)?;
     measure.exit_counts(&mut figures)?;
     measure.switches(&mut figures)?;
+    measure.containers(&mut figures)?;
     measure.work(&mut figures)?;
     measure.linux(&mut figures)?;
     let image = build::stripped_size(&build::hypervisor()?)?;
@@ -136,10 +137,20 @@ fn rows(figures: &Figures) -> Result<Vec<Row>> {
     rows.extend(others.map(|(name, value)| Row {
         name: name.clone(),
         value: *value,
-        unit: TICKS,
+        unit: unit(name),
         target: None,
     }));
     Ok(rows)
+}
+
+/// The unit of a row without a target.
+fn unit(name: &str) -> &'static str {
+    const OTHERS: [(&str, &str); 2] = [
+        ("container_", "bytes a vCPU"),
+        ("vmcs_accesses_", "VMREADs and VMWRITEs"),
+    ];
+    let other = OTHERS.iter().find(|(begin, _)| name.starts_with(begin));
+    other.map_or(TICKS, |(_, unit)| unit)
 }
 
 /// A row as people read it, beside the same of KVM's.

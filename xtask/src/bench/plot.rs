@@ -1,6 +1,6 @@
 //! Bars, for people who would rather look.
 
-use super::Row;
+use super::{Row, peer::PREFIX};
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 use std::path::Path;
@@ -12,8 +12,9 @@ const AXIS_HEIGHT: u32 = 72;
 const NAME_WIDTH: u32 = 180;
 const MARGIN: u32 = 12;
 
-/// Draws the rows counted in instructions to `instructions.svg` in `folder`, and how near
-/// each row with a target comes to it to `targets.svg`.
+/// Draws the rows counted in instructions to `instructions.svg` in `folder`, how near each
+/// row with a target comes to it to `targets.svg`, and how much more KVM takes, where it
+/// was measured, to `kvm.svg`.
 ///
 /// # Errors
 /// A file cannot be written.
@@ -22,7 +23,7 @@ pub(super) fn draw(rows: &[Row], folder: &Path) -> Result<()> {
     let ticks = rows.iter().filter(|row| row.unit == super::TICKS);
     // The slow ones would leave nothing to see of the others.
     let bars: Vec<_> = ticks
-        .filter(|row| row.value < 2000.0)
+        .filter(|row| row.value < 2000.0 && !row.name.starts_with(PREFIX))
         .map(|row| (row.name.as_str(), row.value, row.target))
         .collect();
     bar_chart(&folder.join("instructions.svg"), "instructions", &bars)?;
@@ -31,7 +32,17 @@ pub(super) fn draw(rows: &[Row], folder: &Path) -> Result<()> {
         Some((row.name.as_str(), row.value / target, Some(1.0)))
     });
     let shares: Vec<_> = shares.collect();
-    bar_chart(&folder.join("targets.svg"), "measured / target", &shares)
+    bar_chart(&folder.join("targets.svg"), "measured / target", &shares)?;
+    let times = rows.iter().filter_map(|row| {
+        let name = row.name.strip_prefix(PREFIX)?;
+        let ours = rows.iter().find(|row| row.name == name)?;
+        Some((name, row.value / ours.value, None))
+    });
+    let times: Vec<_> = times.collect();
+    match times.is_empty() {
+        true => Ok(()),
+        false => bar_chart(&folder.join("kvm.svg"), "KVM / Tilevisor", &times),
+    }
 }
 
 /// Each bar has a name, a length, and a mark for what it should be at most.
