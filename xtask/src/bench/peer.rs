@@ -41,9 +41,6 @@ pub(super) fn figures(measure: &Measure) -> Result<Figures> {
         more: &format!("initrd = {initrd:?}\nmemory = \"512M\""),
     };
     let console = measure.boot(&build::bare_launcher()?, &[linux])?;
-    for l in &console {
-        println!("{l}");
-    }
     let mut figures = measure::guest_figures(&console);
     let policy = figures.remove("nm");
     figures.extend(policy.map(|ticks| ("nm_intercept".to_owned(), ticks)));
