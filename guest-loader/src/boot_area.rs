@@ -10,7 +10,7 @@
 //!
 //! The first page stays zero, so that a null pointer leads to nothing.
 
-use crate::{Copy, error::Error};
+use crate::{Copy, Gdt, error::Error};
 use alloc::{borrow::Cow, vec, vec::Vec};
 
 /// Address of the `hvm_start_info`.
@@ -26,7 +26,7 @@ pub const CODE_SELECTOR: u16 = 0x08;
 /// The same for Linux: `__BOOT_CS`.
 pub const LINUX_CODE_SELECTOR: u16 = 0x10;
 /// Bytes of a descriptor, and from one selector to the next.
-pub const DESCRIPTOR_BYTES: u16 = 8;
+const DESCRIPTOR_BYTES: u16 = 8;
 /// Address of the page tables' root.
 pub const PAGE_TABLES: u64 = 0x4000;
 /// Top of the stack.
@@ -57,9 +57,15 @@ const START_INFO_BYTES: u64 = 56;
 /// `XEN_HVM_MEMMAP_TYPE_RAM`.
 const MEMORY_MAP_RAM: u32 = 1;
 
-/// Limit of a GDT whose code segment has this selector.
-pub(crate) fn gdt_limit(code_selector: u16) -> u16 {
-    code_selector + 2 * DESCRIPTOR_BYTES - 1
+/// The GDT whose code segment has this selector.
+pub(crate) fn gdt(code: u16) -> Gdt {
+    let data = code + DESCRIPTOR_BYTES;
+    Gdt {
+        base: GDT,
+        limit: data + DESCRIPTOR_BYTES - 1,
+        code,
+        data,
+    }
 }
 
 /// The command line, if it fits.

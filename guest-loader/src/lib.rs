@@ -69,39 +69,9 @@ pub struct Plan<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// 64-bit mode; see the crate's documentation.
-    Long64 {
-        /// Address of the first instruction.
-        rip: u64,
-        /// Top of the stack.
-        rsp: u64,
-        /// RDI: address of the `hvm_start_info`, for images that take it.
-        rdi: u64,
-        /// RSI: address of the zero page, for Linux.
-        rsi: u64,
-        /// Address of the page tables' root.
-        cr3: u64,
-        /// Address of the GDT.
-        gdt_base: u64,
-        /// Limit of the GDT in bytes.
-        gdt_limit: u16,
-        /// Selector of the code segment; that of the data segment follows it.
-        code_selector: u16,
-    },
+    Long64(Long64),
     /// 32-bit protected mode without paging, with flat segments.
-    Protected32 {
-        /// Address of the first instruction.
-        eip: u64,
-        /// EAX: the loader's magic number, or zero.
-        eax: u64,
-        /// EBX: address of what is to be known.
-        ebx: u64,
-        /// Address of the GDT.
-        gdt_base: u64,
-        /// Limit of the GDT in bytes.
-        gdt_limit: u16,
-        /// Selector of the code segment; that of the data segment follows it.
-        code_selector: u16,
-    },
+    Protected32(Protected32),
     /// Real mode with all segments at zero; the stack ends where the code begins.
     Real16 {
         /// Address of the first instruction.
@@ -109,30 +79,69 @@ pub enum Entry {
     },
 }
 
+/// Registers of [`Entry::Long64`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Long64 {
+    /// Address of the first instruction.
+    pub rip: u64,
+    /// Top of the stack.
+    pub rsp: u64,
+    /// RDI: address of the `hvm_start_info`, for images that take it.
+    pub rdi: u64,
+    /// RSI: address of the zero page, for Linux.
+    pub rsi: u64,
+    /// Address of the page tables' root.
+    pub cr3: u64,
+    /// The GDT and its segments.
+    pub gdt: Gdt,
+}
+
+/// Registers of [`Entry::Protected32`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protected32 {
+    /// Address of the first instruction.
+    pub eip: u64,
+    /// EAX: the loader's magic number, or zero.
+    pub eax: u64,
+    /// EBX: address of what is to be known.
+    pub ebx: u64,
+    /// The GDT and its segments.
+    pub gdt: Gdt,
+}
+
+/// A GDT with a code segment and a data segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gdt {
+    /// Its address.
+    pub base: u64,
+    /// Its limit in bytes.
+    pub limit: u16,
+    /// Selector of the code segment.
+    pub code: u16,
+    /// Selector of the data segment.
+    pub data: u16,
+}
+
 /// An entry in protected mode.
 fn protected32(eip: u64, [eax, ebx]: [u64; 2]) -> Entry {
-    Entry::Protected32 {
+    Entry::Protected32(Protected32 {
         eip,
         eax,
         ebx,
-        gdt_base: boot_area::GDT,
-        gdt_limit: boot_area::gdt_limit(boot_area::CODE_SELECTOR),
-        code_selector: boot_area::CODE_SELECTOR,
-    }
+        gdt: boot_area::gdt(boot_area::CODE_SELECTOR),
+    })
 }
 
 /// An entry in 64-bit mode with one pointer to what is to be known.
 fn long64(rip: u64, [rdi, rsi]: [u64; 2], code_selector: u16) -> Entry {
-    Entry::Long64 {
+    Entry::Long64(Long64 {
         rip,
         rsp: boot_area::STACK_TOP,
         rdi,
         rsi,
         cr3: boot_area::PAGE_TABLES,
-        gdt_base: boot_area::GDT,
-        gdt_limit: boot_area::gdt_limit(code_selector),
-        code_selector,
-    }
+        gdt: boot_area::gdt(code_selector),
+    })
 }
 
 /// What is to be laid out.

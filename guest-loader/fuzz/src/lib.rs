@@ -43,8 +43,8 @@ pub fn image(data: &[u8]) {
                 assert!(last.end <= request.memory_bytes, "{last:x?}");
             }
             let first = match plan.entry {
-                Entry::Long64 { rip, .. } => rip,
-                Entry::Protected32 { eip, .. } => eip,
+                Entry::Long64(entry) => entry.rip,
+                Entry::Protected32(entry) => entry.eip,
                 Entry::Real16 { ip } => u64::from(ip),
             };
             assert!(first < request.memory_bytes, "begins at {first:#x}");

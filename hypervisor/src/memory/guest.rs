@@ -126,6 +126,13 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// The eight bytes at `gpa`, for a walk of the guest's tables.
+    pub fn read_u64(&self, gpa: Gpa) -> Option<u64> {
+        let mut bytes = [0; 8];
+        self.read(gpa, &mut bytes).ok()?;
+        Some(u64::from_le_bytes(bytes))
+    }
+
     fn check(&self, gpa: Gpa, bytes: usize) -> Result<(), OutsideMemory> {
         let bytes = bytes as u64;
         match gpa.checked_add(bytes) {

@@ -36,8 +36,7 @@ use crate::{
 use alloc::{sync::Arc, vec::Vec};
 use core::{fmt, sync::atomic::AtomicBool};
 use guest_loader::{
-    Entry,
-    boot_area::DESCRIPTOR_BYTES,
+    Entry, Gdt, Long64, Protected32,
     bundle::{self, Bundle},
 };
 use raw_cpuid::CpuIdReaderNative;
@@ -268,35 +267,21 @@ impl Factory {
 }
 
 fn boot_state(entry: Entry) -> BootState {
-    let table = |base, limit| TableRegister {
-        base,
-        limit: u32::from(limit),
+    let table = |gdt: Gdt| TableRegister {
+        base: gdt.base,
+        limit: u32::from(gdt.limit),
     };
-    let selectors = |code| [code, code + DESCRIPTOR_BYTES];
     match entry {
-        Entry::Long64 {
+        Entry::Long64(Long64 {
             rip,
             rsp,
             rdi,
             rsi,
             cr3,
-            gdt_base,
-            gdt_limit,
-            code_selector,
-        } => {
-            let gdt = table(gdt_base, gdt_limit);
-            BootState::long_mode(rip, rsp, [rdi, rsi], cr3, gdt, selectors(code_selector))
-        }
-        Entry::Protected32 {
-            eip,
-            eax,
-            ebx,
-            gdt_base,
-            gdt_limit,
-            code_selector,
-        } => {
-            let gdt = table(gdt_base, gdt_limit);
-            BootState::protected_mode(eip, [eax, ebx], gdt, selectors(code_selector))
+            gdt,
+        }) => BootState::long_mode(rip, rsp, [rdi, rsi], cr3, table(gdt), [gdt.code, gdt.data]),
+        Entry::Protected32(Protected32 { eip, eax, ebx, gdt }) => {
+            BootState::protected_mode(eip, [eax, ebx], table(gdt), [gdt.code, gdt.data])
         }
         Entry::Real16 { ip } => BootState::real_mode(ip),
     }

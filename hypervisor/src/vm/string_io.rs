@@ -83,15 +83,10 @@ fn operand(thread: &mut Thread, state: &Snapshot, port: PortAccess) -> Option<Pl
         override_smap: state.rflags & ALIGNMENT_CHECK != 0,
     };
     let memory = &thread.vm.memory;
-    let read_u64 = |gpa| {
-        let mut bytes = [0; 8];
-        memory.read(gpa, &mut bytes).ok()?;
-        Some(u64::from_le_bytes(bytes))
-    };
     let mut places = [None; MOST_BYTES];
     let used = places.iter_mut().take(usize::from(port.bytes));
     for (place, linear) in used.zip(state.operand..) {
-        let mapping = walk::translate(state.paging, linear, read_u64);
+        let mapping = walk::translate(state.paging, linear, |gpa| memory.read_u64(gpa));
         *place = mapping.and_then(|mapping| mapping.allows(state.paging, access));
         if place.is_none() {
             switched::set_fault_address(linear);

@@ -10,7 +10,7 @@ use core::{
     error::Error,
     slice,
 };
-use guest_loader::{Entry, Plan, boot_area::DESCRIPTOR_BYTES};
+use guest_loader::{Entry, Plan};
 use guests::bare;
 use x86_64::{
     PhysAddr,
@@ -127,26 +127,15 @@ fn code() -> &'static [u8] {
 
 /// What the code takes from RBP on.
 fn registers(entry: Entry) -> Result<Vec<u64>, &'static str> {
-    let Entry::Long64 {
-        rip,
-        rsp,
-        rdi,
-        rsi,
-        cr3,
-        gdt_base,
-        gdt_limit,
-        code_selector,
-    } = entry
-    else {
+    let Entry::Long64(entry) = entry else {
         return Err("only images that begin in 64-bit mode run on the machine itself");
     };
+    let gdt = entry.gdt;
     // The limit of a descriptor table ends where its base begins.
-    let limit = u64::from(gdt_limit) << 48;
-    let (code, data) = (code_selector, code_selector + DESCRIPTOR_BYTES);
-    let selectors = [code, data].map(u64::from);
-    let mut words = vec![cr3, limit, gdt_base, 0, 0, rsp];
-    words.extend(selectors);
-    words.extend([rdi, rsi, rip]);
+    let limit = u64::from(gdt.limit) << 48;
+    let mut words = vec![entry.cr3, limit, gdt.base, 0, 0, entry.rsp];
+    words.extend([gdt.code, gdt.data].map(u64::from));
+    words.extend([entry.rdi, entry.rsi, entry.rip]);
     Ok(words)
 }
 

@@ -69,7 +69,7 @@ fn run(name: &str, image: &str, command_line: &str) -> Result<u8> {
     let vcpu = vm.create_vcpu(0)?;
     let cpuid = registers::offered(kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?);
     vcpu.set_cpuid2(&cpuid)?;
-    let entry @ Entry::Long64 { .. } = plan.entry else {
+    let Entry::Long64(entry) = plan.entry else {
         bail!("payloads begin in 64-bit mode");
     };
     registers::set(&vcpu, entry)?;

@@ -1,7 +1,6 @@
 //! The registers with which a vCPU begins, as the hypervisor sets them.
 
-use anyhow::{Result, bail};
-use guest_loader::{Entry, boot_area::DESCRIPTOR_BYTES};
+use guest_loader::Long64;
 use kvm_bindings::{CpuId, kvm_regs, kvm_segment};
 use kvm_ioctls::VcpuFd;
 
@@ -32,20 +31,7 @@ pub(crate) fn offered(mut cpuid: CpuId) -> CpuId {
 }
 
 /// Sets all that is not as after reset.
-pub(crate) fn set(vcpu: &VcpuFd, entry: Entry) -> Result<()> {
-    let Entry::Long64 {
-        rip,
-        rsp,
-        rdi,
-        rsi,
-        cr3,
-        gdt_base,
-        gdt_limit,
-        code_selector,
-    } = entry
-    else {
-        bail!("not an entry in 64-bit mode");
-    };
+pub(crate) fn set(vcpu: &VcpuFd, entry: Long64) -> Result<(), kvm_ioctls::Error> {
     let flat = |selector, type_, long: u8| kvm_segment {
         base: 0,
         limit: u32::MAX,
@@ -60,8 +46,8 @@ pub(crate) fn set(vcpu: &VcpuFd, entry: Entry) -> Result<()> {
         ..kvm_segment::default()
     };
     let mut special = vcpu.get_sregs()?;
-    special.cs = flat(code_selector, CODE, 1);
-    let data = flat(code_selector + DESCRIPTOR_BYTES, DATA, 0);
+    special.cs = flat(entry.gdt.code, CODE, 1);
+    let data = flat(entry.gdt.data, DATA, 0);
     for segment in [
         &mut special.ds,
         &mut special.es,
@@ -71,22 +57,21 @@ pub(crate) fn set(vcpu: &VcpuFd, entry: Entry) -> Result<()> {
     ] {
         *segment = data;
     }
-    special.gdt.base = gdt_base;
-    special.gdt.limit = gdt_limit;
+    special.gdt.base = entry.gdt.base;
+    special.gdt.limit = entry.gdt.limit;
     special.idt.limit = 0;
     special.cr0 = CR0_PE | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
-    special.cr3 = cr3;
+    special.cr3 = entry.cr3;
     special.cr4 = CR4_PAE;
     special.efer = EFER_LME | EFER_LMA;
     special.apic_base = APIC_BASE;
     vcpu.set_sregs(&special)?;
     vcpu.set_regs(&kvm_regs {
-        rip,
-        rsp,
-        rdi,
-        rsi,
+        rip: entry.rip,
+        rsp: entry.rsp,
+        rdi: entry.rdi,
+        rsi: entry.rsi,
         rflags: RFLAGS,
         ..kvm_regs::default()
-    })?;
-    Ok(())
+    })
 }
