@@ -9,10 +9,19 @@ pub(super) type Figures = BTreeMap<String, f64>;
 
 /// Far more than any run takes.
 const LIMIT: Duration = Duration::from_secs(300);
-/// VMs that are merely there in the run with many.
-const SLEEPERS: u32 = 63;
-/// How long they sleep: longer than the measurement takes.
-const SLEEP_TICKS: u64 = 60_000_000;
+/// Larger machines: a name, CPUs, and VMs that are merely there.
+const SCALES: [(&str, u32, usize); 5] = [
+    ("8_vms", 1, 7),
+    ("64_vms", 1, MOST_SLEEPERS),
+    ("2_cpus", 2, 0),
+    ("4_cpus", 4, 0),
+    ("8_cpus", 8, 0),
+];
+const MOST_SLEEPERS: usize = 63;
+/// How long a guest waits there until the other CPUs have started and halt.
+const SETTLE_TICKS: u64 = 400_000_000;
+/// How long the others sleep: longer than that and the measurement take.
+const SLEEP_TICKS: u64 = 600_000_000;
 /// Turns by which two VMs differ whose exits are compared.
 const TURNS: u64 = 1000;
 /// Exits whose accesses to the VMCS are counted.
@@ -22,9 +31,11 @@ const SWITCH_SLICE_US: u32 = 100;
 /// Rows that more VMs make larger: the scheduler looks at each of them.
 pub const NOT_SCALED: [&str; 2] = ["hlt_wake", "ipi_round"];
 
-/// Runs machines of this kind.
+/// Runs machines of this kind, with so many CPUs.
+#[derive(Clone, Copy)]
 pub(super) struct Measure {
     pub(super) machine: Machine,
+    pub(super) cpus: u32,
 }
 
 /// A VM of a bundle.
@@ -86,24 +97,28 @@ impl Measure {
         Ok(figures)
     }
 
-    /// How much more the exit costs that suffers most from many VMs.
+    /// How much more the exit costs that suffers most from other VMs, or other CPUs.
     pub(super) fn scale(&self, figures: &mut Figures) -> Result<()> {
-        let names: Vec<String> = (0..SLEEPERS)
+        let alone = figures.clone();
+        let names: Vec<String> = (0..MOST_SLEEPERS)
             .map(|number| format!("sleeper{number}"))
             .collect();
-        let sleep = format!("sleep={SLEEP_TICKS}");
-        let sleepers = names.iter().map(|name| Vm {
-            more: "memory = \"4M\"",
-            ..payload(name, "payload:bench", sleep.clone())
-        });
-        let guest = payload("guest", "payload:bench", "");
-        let vms: Vec<_> = std::iter::once(guest).chain(sleepers).collect();
-        let crowded = guest_figures(&self.in_vms(&vms)?);
-        let alone = figures
-            .iter()
-            .filter(|(name, _)| crowded.contains_key(*name));
-        let ratio = worst_ratio(alone, &crowded)?;
-        figures.insert("scale_ratio".into(), ratio);
+        let guest = || payload("guest", "payload:bench", format!("after={SETTLE_TICKS}"));
+        let mut worst: f64 = 0.0;
+        for (name, cpus, sleepers) in SCALES {
+            let sleepers = names.iter().take(sleepers).map(|name| Vm {
+                more: "memory = \"4M\"",
+                ..payload(name, "payload:bench", format!("sleep={SLEEP_TICKS}"))
+            });
+            let vms: Vec<_> = std::iter::once(guest()).chain(sleepers).collect();
+            let larger = Self { cpus, ..*self };
+            let found = guest_figures(&larger.in_vms(&vms)?);
+            let compared = alone.iter().filter(|(name, _)| found.contains_key(*name));
+            let ratio = worst_ratio(compared, &found)?;
+            worst = worst.max(ratio);
+            figures.insert(format!("scale_{name}"), ratio);
+        }
+        figures.insert("scale_ratio".into(), worst);
         Ok(())
     }
 
@@ -249,6 +264,7 @@ impl Measure {
         let toml: String = vms.iter().map(Vm::toml).collect();
         let bundle = bundle::pack(&toml, Path::new("."))?;
         let boot = Boot {
+            cpus: self.cpus,
             ramdisk: Some(&bundle),
             ..Boot::new(self.machine, kernel, LIMIT)
         };

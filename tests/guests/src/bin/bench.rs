@@ -1,7 +1,8 @@
 //! What exits cost, in ticks of the TSC for each: on the emulated machine with one CPU
 //! those are instructions. Prints `bench NAME TICKS`, the loop itself taken off.
 //!
-//! `sleep=N` does nothing but halt for N ticks: a VM that is merely there. `NAME=N`, for
+//! `sleep=N` does nothing but halt for N ticks: a VM that is merely there; `after=N` does
+//! that first, until the machine's other CPUs have come to rest. `NAME=N`, for
 //! any row by one instruction, does nothing but that many turns, so that the exits of two
 //! VMs can be compared.
 
@@ -173,16 +174,25 @@ fn other(_: u32) -> ! {
     }
 }
 
+/// Halts for so many ticks.
+fn nap(ticks: u64) {
+    if ticks > 0 {
+        apic::enable();
+        apic::arm_timer(TIMER, ticks);
+        interrupts::enable_and_hlt();
+        interrupts::disable();
+    }
+}
+
 fn main(command_line: &'static str) -> ! {
     processor::enable_osxsave();
     exceptions::on_interrupt(|_| apic::end_of_interrupt());
     let sleep = number(command_line, "sleep", 0);
     if sleep > 0 {
-        apic::enable();
-        apic::arm_timer(TIMER, sleep);
-        interrupts::enable_and_hlt();
+        nap(sleep);
         console::exit(0);
     }
+    nap(number(command_line, "after", 0));
     assert_eq!(try_xsetbv(0, offered_xcr0()), exceptions::NONE, "XSETBV");
     MISC.store(rdmsr(MISC_ENABLE), Relaxed);
     let tiles = offered_xcr0() & TILEDATA != 0;
@@ -214,9 +224,7 @@ fn main(command_line: &'static str) -> ! {
         smp::prepare(other);
         smp::start(1);
         // It halts before the first one comes.
-        apic::arm_timer(TIMER, NAP_TICKS);
-        interrupts::enable_and_hlt();
-        interrupts::disable();
+        nap(NAP_TICKS);
         print("ipi_round", ping_pong());
     }
     console::exit(0)
