@@ -47,12 +47,19 @@ fn now() -> u64 {
     rdmsr(0x10)
 }
 
+/// Halts that ended although no interrupt was taken.
+static WOKEN_BY_NOTHING: AtomicU64 = AtomicU64::new(0);
+
 /// Halts until `count` interrupts were taken in all.
 fn halt_until(count: u64) {
     interrupts::disable();
-    while COUNT.load(Ordering::Relaxed) < count {
+    while taken() < count {
+        let before = taken();
         interrupts::enable_and_hlt();
         interrupts::disable();
+        if taken() == before {
+            WOKEN_BY_NOTHING.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -146,6 +153,11 @@ fn main(_: &'static str) -> ! {
         "a lower one lets it in",
         (taken(), LAST.load(Ordering::Relaxed)),
         (before + 1, 0x45),
+    );
+    report.equal(
+        "every halt ends with its interrupt",
+        WOKEN_BY_NOTHING.load(Ordering::Relaxed),
+        0,
     );
     report.finish()
 }
