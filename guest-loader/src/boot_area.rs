@@ -81,8 +81,8 @@ pub(crate) fn command_line<'a>(text: &str) -> Result<Copy<'a>, Error> {
     Ok((COMMAND_LINE, Cow::Owned(zero_terminated)))
 }
 
-/// What images find that are entered with flat segments, each with its guest-physical address.
-/// For a 64-bit entry point if `long`, else for one of 32 bits without paging.
+/// What images find that are entered with flat segments, each with its guest-physical
+/// address. For a 64-bit entry point if `long`, else for one of 32 bits without paging.
 pub(crate) fn common<'a>(
     command_line: &str,
     code_selector: u16,

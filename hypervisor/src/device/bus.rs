@@ -104,8 +104,8 @@ impl Bus {
         }
     }
 
-    /// OUT of the low `bytes` of `value`. A port without a device swallows it. A device of byte registers sees a wide access as
-    /// consecutive bytes.
+    /// OUT of the low `bytes` of `value`. A port without a device swallows it. A device
+    /// of byte registers sees a wide access as consecutive bytes.
     pub fn write(&mut self, access: PortAccess, value: u32) -> Effect {
         match access.port {
             UART..=UART_LAST if access.bytes == 1 => {

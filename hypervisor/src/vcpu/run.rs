@@ -14,6 +14,7 @@ use super::{
     interrupts::Interrupts,
     outcome::{End, Exception, Fault, Leave, Outcome},
     snapshot::Snapshot,
+    string_io::StringInstruction,
     vmcs_report::FromVmcs,
     vmcs_state,
 };
@@ -288,6 +289,12 @@ impl Runner {
         inject(&mut unsafe { self.vmcs.assume_loaded() }, exception);
     }
 
+    /// The INS or OUTS that the vCPU stands at. It was switched in on this CPU.
+    pub fn string_instruction(&mut self) -> StringInstruction {
+        // SAFETY: between `switch_in` and the next one, this VMCS is current.
+        FromVmcs(&unsafe { self.vmcs.assume_loaded() }).string_instruction()
+    }
+
     /// Where the guest is, for a report. Makes its VMCS current.
     pub fn snapshot(&mut self) -> Snapshot {
         let vmcs = self.vmcs.load();
@@ -301,10 +308,6 @@ impl Runner {
             delivering: EventInfo(vmcs.read(field::IDT_VECTORING_INFO)).is_valid(),
             reason: vmcs.read(field::EXIT_REASON),
             qualification: vmcs.read(field::EXIT_QUALIFICATION),
-            length: u64::from(vmcs.read(field::EXIT_INSTRUCTION_LENGTH)),
-            instruction_info: vmcs.read(field::EXIT_INSTRUCTION_INFO),
-            operand: vmcs.read(field::GUEST_LINEAR_ADDRESS),
-            level: vmcs.read(field::GUEST_SS_ACCESS_RIGHTS) >> 5 & 0b11,
         }
     }
 }

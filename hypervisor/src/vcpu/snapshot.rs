@@ -23,14 +23,6 @@ pub struct Snapshot {
     pub reason: u32,
     /// The exit qualification.
     pub qualification: u64,
-    /// The instruction's length in bytes.
-    pub length: u64,
-    /// The VM-exit instruction information.
-    pub instruction_info: u32,
-    /// The linear address of the operand in memory of an INS or OUTS.
-    pub operand: u64,
-    /// The privilege level.
-    pub level: u32,
 }
 
 impl Snapshot {

@@ -2,7 +2,27 @@
 //! the instruction can be interrupted and is executed again, as on hardware
 //! (SDM Vol. 2, "REP/REPE/REPZ/REPNE/REPNZ").
 
-use crate::vmx::{exit::PortAccess, frame::Registers};
+use crate::{
+    memory::walk::Paging,
+    vmx::{exit::PortAccess, frame::Registers},
+};
+
+/// What the CPU says of an INS or OUTS that exited.
+#[derive(Clone, Copy, Debug)]
+pub struct StringInstruction {
+    /// Its length in bytes.
+    pub length: u64,
+    /// The VM-exit instruction information.
+    pub info: u32,
+    /// The linear address of its operand in memory.
+    pub operand: u64,
+    /// The privilege level.
+    pub level: u32,
+    /// RFLAGS.
+    pub rflags: u64,
+    /// The control registers, as the hardware has them.
+    pub paging: Paging,
+}
 
 /// Registers of an instruction with this address size use so many bits; it is 0 for 16
 /// bits, 1 for 32, 2 for 64, as in the VM-exit instruction information

@@ -1,6 +1,6 @@
 //! What exit handlers ask about an exit, read from the current VMCS.
 
-use super::exit::Report;
+use super::{exit::Report, string_io::StringInstruction};
 use crate::{
     cpu::tsc,
     memory::walk::Paging,
@@ -9,6 +9,20 @@ use crate::{
 
 /// The current VMCS as a report.
 pub(super) struct FromVmcs<'a, 'b>(pub(super) &'a Loaded<'b>);
+
+impl FromVmcs<'_, '_> {
+    /// The INS or OUTS that exited.
+    pub(super) fn string_instruction(&self) -> StringInstruction {
+        StringInstruction {
+            length: u64::from(self.0.read(field::EXIT_INSTRUCTION_LENGTH)),
+            info: self.0.read(field::EXIT_INSTRUCTION_INFO),
+            operand: self.0.read(field::GUEST_LINEAR_ADDRESS),
+            level: self.0.read(field::GUEST_SS_ACCESS_RIGHTS) >> 5 & 0b11,
+            rflags: self.rflags(),
+            paging: self.control(),
+        }
+    }
+}
 
 impl Report for FromVmcs<'_, '_> {
     #[inline(always)]

@@ -20,12 +20,13 @@ const PAGE_BYTES: u64 = 4096;
 /// The bytes at linear address `linear`, as far as they are mapped; how many they are.
 pub fn at(memory: &GuestMemory, paging: Paging, linear: u64) -> ([u8; LONGEST], usize) {
     let (mut bytes, mut found) = ([0; LONGEST], 0);
-    while let (next, Some(rest)) = (linear.wrapping_add(found as u64), bytes.get_mut(found..)) {
+    while let Some(rest) = bytes.get_mut(found..).filter(|rest| !rest.is_empty()) {
+        let next = linear.wrapping_add(found as u64);
         let room = PAGE_BYTES - next % PAGE_BYTES;
         let (piece, _) = rest.split_at_mut(rest.len().min(room as usize));
         let mapping = walk::translate(paging, next, |gpa| memory.read_u64(gpa));
         let read = mapping.map(|mapping| memory.read(mapping.gpa, piece));
-        if piece.is_empty() || !matches!(read, Some(Ok(()))) {
+        if !matches!(read, Some(Ok(()))) {
             break;
         }
         found += piece.len();

@@ -12,8 +12,7 @@ use crate::{
     },
     vcpu::{
         outcome::{End, Exception, Fault},
-        snapshot::Snapshot,
-        string_io::{address_mask, advance, is_over},
+        string_io::{StringInstruction, address_mask, advance, is_over},
     },
     vmx::exit::PortAccess,
 };
@@ -38,8 +37,8 @@ const USER_LEVEL: u32 = 3;
 /// The VM ends, by an access to a port or because its page tables lead outside its
 /// memory.
 pub fn element(thread: &mut Thread, access: PortAccess) -> Result<(), End> {
-    let state = thread.runner.snapshot();
-    let mask = address_mask(state.instruction_info >> ADDRESS_SIZE_SHIFT & 0b111);
+    let state = thread.runner.string_instruction();
+    let mask = address_mask(state.info >> ADDRESS_SIZE_SHIFT & 0b111);
     let registers = &thread.runner.vcpu().frame.registers;
     if is_over(registers, access, mask) {
         thread.runner.skip(state.length);
@@ -76,7 +75,7 @@ pub fn element(thread: &mut Thread, access: PortAccess) -> Result<(), End> {
 
 /// Where the bytes of the instruction's operand lie. If the guest may not access one of
 /// them, it gets the page fault that the CPU would have raised.
-fn operand(thread: &mut Thread, state: &Snapshot, port: PortAccess) -> Option<Places> {
+fn operand(thread: &mut Thread, state: &StringInstruction, port: PortAccess) -> Option<Places> {
     let access = Access {
         write: port.input,
         user: state.level == USER_LEVEL,

@@ -269,7 +269,7 @@ impl Measure {
             ..Boot::new(self.machine, kernel, LIMIT)
         };
         let names: Vec<_> = vms.iter().take(2).map(|vm| vm.name).collect();
-        let running = build::spinner(&format!("measuring {} ...", names.join(" and ")));
+        let running = build::spinner(&format!("measuring {}", names.join(" and ")));
         let outcome = boot.run(&mut Script::default())?;
         running.finish_and_clear();
         if outcome.ended != (Ended::Verdict { success: true }) {
