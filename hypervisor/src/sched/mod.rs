@@ -1,10 +1,12 @@
 //! Which vCPU runs on this CPU now, and what does the CPU do when none can?
 //!
-//! Every CPU has a scheduler of its own, and all take their work from one pool. A
-//! vCPU runs for a slice; what it did not use when it halts it may use when it
-//! wakes up, ahead of those that have used theirs up. So a vCPU that wakes up runs
-//! within one slice, and one that never halts still gets its turn.
+//! Every CPU has a scheduler of its own with the vCPUs that it preempted, which take
+//! turns without a lock. Those that sleep, and those that another CPU should have, are
+//! in a pool that all take from. A vCPU runs for a slice; what it did not use when it
+//! halts it may use when it wakes up, ahead of those that have used theirs up. So a vCPU
+//! that wakes up runs within one slice, and one that never halts still gets its turn.
 
+mod end;
 mod operator;
 mod pool;
 mod running;
@@ -21,17 +23,12 @@ use crate::{
         run::Cpu,
     },
     vm::{
-        code,
-        create::FACTORY,
-        report, string_io,
-        thread::{Thread, Waits},
+        code, string_io,
+        thread::{NOW, ON_EVENT, Thread, Waits},
     },
-    vmx::root,
     xstate::layout::Layout,
 };
-use alloc::{boxed::Box, sync::Arc};
-use core::sync::atomic::Ordering;
-use pool::Turn;
+use alloc::{boxed::Box, collections::VecDeque};
 pub use pool::{MOST_CPUS, POOL};
 
 /// The CPU that listens to the operator.
@@ -48,22 +45,32 @@ pub struct Scheduler {
     layout: Layout,
     /// TSC ticks between two looks at the operator's keys.
     listen: u64,
+    /// The TSC when it last looked at it, and when it looks at the keys next.
+    now: u64,
+    listen_at: u64,
     /// The vCPU that is on the CPU: its VMCS is current, its registers are loaded.
     current: Option<Box<Thread>>,
+    /// Those that can run and have used up their slices, the one that waits longest
+    /// first. What the CPU caches of them it keeps.
+    preempted: VecDeque<Box<Thread>>,
     /// VMs that had ended when this CPU last forgot translations.
     forgotten: u64,
     /// How often this CPU answered the operator.
     answered: u32,
 }
 
-/// How a vCPU's turn ended.
+/// Why a vCPU does not run again.
 enum Stop {
-    /// It waits, for the CPU or something else.
-    Waits,
     /// Its VM ends.
     Ends(End),
     /// Its VM has ended.
     Ended,
+}
+
+impl From<End> for Stop {
+    fn from(end: End) -> Self {
+        Self::Ends(end)
+    }
 }
 
 impl Scheduler {
@@ -85,7 +92,10 @@ impl Scheduler {
             tables,
             layout,
             listen: LISTEN_US * ticks_per_us,
+            now: tsc::now(),
+            listen_at: 0,
             current: None,
+            preempted: VecDeque::new(),
             forgotten: 0,
             answered: 0,
         }
@@ -96,12 +106,14 @@ impl Scheduler {
         while POOL.alive() > 0 {
             if let Some(mut thread) = self.next() {
                 match self.turn(&mut thread) {
-                    Stop::Waits => self.current = Some(thread),
-                    Stop::Ends(end) => self.end(thread, end),
-                    Stop::Ended => self.retire(thread),
+                    Ok(()) => self.current = Some(thread),
+                    Err(Stop::Ends(end)) => self.end(thread, end),
+                    Err(Stop::Ended) => self.retire(*thread),
                 }
             }
-            self.listen();
+            if self.now >= self.listen_at {
+                self.listen();
+            }
         }
         if self.index != FIRST_CPU {
             power::halt();
@@ -116,32 +128,83 @@ impl Scheduler {
     /// The vCPU whose turn it is, on the CPU; `None` after a halt, or for a look
     /// around.
     fn next(&mut self) -> Option<Box<Thread>> {
-        let mut turn = POOL.next(self.index, self.current.as_deref_mut());
-        if let Turn::Idle { .. } = turn {
+        match &self.current {
+            Some(current) if current.waits == Waits::Cpu && POOL.look_at() > self.now => {
+                if current.budget == 0
+                    && let Some(thread) = self.preempted.pop_front()
+                {
+                    return self.switch_to(thread);
+                }
+                self.current.take()
+            }
+            _ => self.choose(),
+        }
+    }
+
+    /// As [`Self::next`], where the current vCPU waits or one of the pool may come first.
+    #[cold]
+    fn choose(&mut self) -> Option<Box<Thread>> {
+        let mut next = self.look();
+        if next.is_err() {
             // Whoever makes a vCPU ready from here on sees that this CPU is idle.
             POOL.set_idle(self.index, true);
-            turn = POOL.next(self.index, self.current.as_deref_mut());
-            if let Turn::Idle { until } = turn {
+            next = self.look();
+            if let Err(until) = next {
                 self.halt(until);
             }
             POOL.set_idle(self.index, false);
         }
-        match turn {
-            Turn::Idle { .. } => None,
-            Turn::Current => self.current.take(),
-            Turn::Other(thread) => self.switch_to(thread),
+        match next {
+            Ok(Some(thread)) => self.switch_to(thread),
+            Ok(None) => self.current.take(),
+            Err(_) => None,
+        }
+    }
+
+    /// What is to run: another vCPU, or the current one. First come those of the pool
+    /// that woke up with some of their slice left, then the current one if it has some,
+    /// then the one that waits longest, then the current one.
+    ///
+    /// # Errors
+    /// None can; the TSC at which one can.
+    fn look(&mut self) -> Result<Option<Box<Thread>>, u64> {
+        self.now = tsc::now();
+        let (at, budget) = match &mut self.current {
+            Some(thread) => (thread.ready_at(self.now), thread.budget),
+            None => (ON_EVENT, 0),
+        };
+        let goes_on = at == NOW && budget > 0;
+        let spent_before = match self.preempted.front() {
+            _ if goes_on => NOW,
+            Some(first) => first.ready_since.unwrap_or(self.now),
+            None => ON_EVENT,
+        };
+        match POOL.take(self.index, self.now, spent_before) {
+            Ok(thread) => {
+                thread.inbox.set_place(Some(self.index));
+                Ok(Some(thread))
+            }
+            Err(_) if goes_on => Ok(None),
+            Err(until) => match self.preempted.pop_front() {
+                Some(thread) => Ok(Some(thread)),
+                None if at == NOW => Ok(None),
+                None => Err(until.min(at)),
+            },
         }
     }
 
     /// Halts until the TSC is `until`, a notification comes, or it is time to
     /// listen to the operator.
-    fn halt(&self, until: Option<u64>) {
-        let look = (self.index == FIRST_CPU).then(|| tsc::now() + self.listen);
-        let until = until.into_iter().chain(look).min();
-        self.apic.set_timer(until);
+    fn halt(&mut self, until: u64) {
+        let until = match self.index {
+            FIRST_CPU => until.min(self.listen_at),
+            _ => until,
+        };
+        self.apic.set_timer((until != ON_EVENT).then_some(until));
         exceptions::wait_for_interrupt();
         self.apic.end_of_interrupt();
         self.apic.set_timer(None);
+        self.now = tsc::now();
     }
 
     /// Puts `thread` on the CPU in the place of the current one.
@@ -153,18 +216,17 @@ impl Scheduler {
             .runner
             .switch_in(&mut self.cpu, self.index, &self.tables, before);
         if let Some(mut outgoing) = outgoing {
-            // Only where the swap was refused has it not been saved yet; and then it
-            // is in this CPU's registers.
-            let parked = self.cpu.park(&mut outgoing.runner.vcpu().xstate);
-            outgoing.runner.leave_cpu();
-            match parked {
-                Ok(()) => self.give_back(outgoing),
-                Err(_) => self.end(outgoing, End::Fault(Fault::XstateLost)),
+            let can_run = switched.is_ok() && outgoing.waits == Waits::Cpu;
+            if can_run && !POOL.wants(&outgoing) {
+                outgoing.ready_since = Some(self.now);
+                self.preempted.push_back(outgoing);
+            } else {
+                self.give_up(outgoing);
             }
         }
         match switched {
             Ok(()) => {
-                self.place(&thread, Some(self.index));
+                running::set(self.index, &thread);
                 Some(thread)
             }
             Err(end) => {
@@ -174,95 +236,92 @@ impl Scheduler {
         }
     }
 
+    /// Lets others have `thread`, in whose place another was put on the CPU.
+    fn give_up(&mut self, mut thread: Box<Thread>) {
+        // Only where the swap was refused has it not been saved yet; and then it is in
+        // this CPU's registers.
+        let parked = self.cpu.park(&mut thread.runner.vcpu().xstate);
+        thread.runner.leave_cpu();
+        match parked {
+            Ok(()) => self.give_back(thread),
+            Err(_) => self.end(thread, End::Fault(Fault::XstateLost)),
+        }
+    }
+
     fn give_back(&self, thread: Box<Thread>) {
-        self.place(&thread, None);
-        if let Some(cpu) = POOL.give_back(thread) {
+        thread.inbox.set_place(None);
+        if let Some(cpu) = POOL.give_back(thread, self.now) {
             self.apic.notify(cpu);
         }
     }
 
-    fn place(&self, thread: &Thread, cpu: Option<u16>) {
-        if let Some(inbox) = thread.vm.peers.inbox(thread.number) {
-            inbox.set_place(cpu);
-        }
-    }
-
-    /// Runs `thread` until it waits or ends.
-    fn turn(&mut self, thread: &mut Thread) -> Stop {
-        let now = tsc::now();
-        thread.begin_turn(now);
-        if thread.budget == 0 {
-            thread.budget = thread.vm.slice;
-        }
-        let end = now.wrapping_add(thread.budget);
-        running::set(self.index, thread);
+    /// Runs `thread` until it waits.
+    ///
+    /// # Errors
+    /// It does not run again.
+    fn turn(&mut self, thread: &mut Thread) -> Result<(), Stop> {
+        thread.begin_turn(self.now);
+        let end = self.now.wrapping_add(thread.budget);
         let stop = self.run_until(thread, end);
-        running::clear(self.index);
-        thread.budget = end.saturating_sub(tsc::now());
+        self.now = tsc::now();
+        thread.budget = end.saturating_sub(self.now);
         stop
     }
 
-    fn run_until(&mut self, thread: &mut Thread, end: u64) -> Stop {
+    fn run_until(&mut self, thread: &mut Thread, end: u64) -> Result<(), Stop> {
         loop {
-            if thread.vm.has_ended() {
-                return Stop::Ended;
+            if thread.is_unsettled(self.now) {
+                self.settle(thread)?;
+                if thread.waits != Waits::Cpu {
+                    return Ok(());
+                }
             }
-            if let Err(end) = self.settle(thread) {
-                return Stop::Ends(end);
-            }
-            if thread.waits != Waits::Cpu {
-                return Stop::Waits;
-            }
-            thread.runner.begin_slice(end);
+            thread.runner.begin_slice(self.now, end);
             let leave = thread.runner.run(&mut self.cpu);
+            if leave == Leave::SliceOver {
+                return Ok(());
+            }
             self.notify(thread);
             match leave {
-                Leave::SliceOver => return Stop::Waits,
+                Leave::SliceOver | Leave::Notify => {}
                 Leave::Interrupted => {
                     if power::stopping() {
                         power::halt();
                     }
                     self.apic.end_of_interrupt();
                 }
-                Leave::Notify => {}
                 Leave::Line => thread.vm.show_line(),
                 Leave::Device(gpa) => {
-                    if let Err(end) = code::access_device(thread, gpa) {
-                        return Stop::Ends(end);
-                    }
+                    code::access_device(thread, gpa)?;
                     self.notify(thread);
                 }
                 Leave::StringIo(access) => {
-                    if let Err(end) = string_io::element(thread, access) {
-                        return Stop::Ends(end);
-                    }
+                    string_io::element(thread, access)?;
                     self.notify(thread);
                 }
                 Leave::Halted { interruptible } => {
                     thread.vm.show_begun();
                     return match thread.wait_for(Waits::Event { interruptible }) {
-                        false => Stop::Waits,
-                        true => Stop::Ends(End::Fault(Fault::HaltedForEver)),
+                        false => Ok(()),
+                        true => Err(Stop::Ends(End::Fault(Fault::HaltedForEver))),
                     };
                 }
                 Leave::Grow(features) => {
-                    let grown = thread.runner.grow(&mut self.cpu, &self.layout, features);
-                    if let Err(end) = grown {
-                        return Stop::Ends(end);
-                    }
+                    thread.runner.grow(&mut self.cpu, &self.layout, features)?;
                 }
-                Leave::Ended(end) => return Stop::Ends(end),
+                Leave::Ended(end) => return Err(Stop::Ends(end)),
             }
+            self.now = tsc::now();
         }
     }
 
     /// Brings `thread` up to date with what arrived for it: INIT and start-up IPIs,
     /// and whatever wakes it up.
-    fn settle(&mut self, thread: &mut Thread) -> Result<(), End> {
-        let Some(inbox) = thread.vm.peers.inbox(thread.number) else {
-            return Ok(());
-        };
-        let signals = inbox.take_signals();
+    fn settle(&mut self, thread: &mut Thread) -> Result<(), Stop> {
+        if thread.inbox.has_ended() {
+            return Err(Stop::Ended);
+        }
+        let signals = thread.inbox.take_signals();
         if signals.init {
             thread.runner.restart(&mut self.cpu, None)?;
             // SDM Vol. 3, "MP Initialization Protocol Algorithm": the boot processor
@@ -272,7 +331,7 @@ impl Scheduler {
                 _ => Waits::StartUp,
             };
             if thread.wait_for(waits) && signals.start_up.is_none() {
-                return Err(End::Fault(Fault::HaltedForEver));
+                return Err(Stop::Ends(End::Fault(Fault::HaltedForEver)));
             }
         }
         if let Some(page) = signals.start_up.filter(|_| thread.waits == Waits::StartUp) {
@@ -280,12 +339,12 @@ impl Scheduler {
             thread.wait_for(Waits::Cpu);
         }
         let vcpu = thread.runner.vcpu();
-        if signals.external || vcpu.timer_is_due(tsc::now()) {
+        if signals.external || vcpu.timer_is_due(self.now) {
             vcpu.look_at_legacy();
         }
         if let Waits::Event { interruptible } = thread.waits {
             let vcpu = thread.runner.vcpu();
-            vcpu.collect(tsc::now());
+            vcpu.collect(self.now);
             if vcpu.is_woken(interruptible) {
                 thread.wait_for(Waits::Cpu);
             }
@@ -304,90 +363,14 @@ impl Scheduler {
         for (_, inbox) in inboxes.filter(|(number, _)| targets & 1 << number != 0) {
             let cpu = match inbox.place() {
                 Some(cpu) => (cpu != self.index).then(|| POOL.apic_id(cpu)),
-                None => POOL.idle_cpu(inbox.pinned()),
+                None => {
+                    POOL.look_now();
+                    POOL.idle_cpu(inbox.pinned())
+                }
             };
             if let Some(cpu) = cpu {
                 self.apic.notify(cpu);
             }
-        }
-    }
-
-    /// Ends the VM of `thread`.
-    fn end(&mut self, mut thread: Box<Thread>, end: End) {
-        let vm = thread.vm.clone();
-        if !vm.ended.swap(true, Ordering::AcqRel) {
-            vm.show_begun();
-            report::ended(&mut thread, end);
-            vm.resets.store(end == End::Reset, Ordering::Release);
-            if !end.is_success() {
-                POOL.count_failure();
-            }
-            POOL.hang_up(vm.number);
-            for waiting in POOL.remove(&vm) {
-                self.retire(waiting);
-            }
-            let places = vm.peers.inboxes().iter().filter_map(|inbox| inbox.place());
-            for cpu in places.filter(|cpu| *cpu != self.index) {
-                self.apic.notify(POOL.apic_id(cpu));
-            }
-        }
-        drop(vm);
-        self.retire(thread);
-    }
-
-    /// Takes off a vCPU whose VM has ended. With the last one the VM's memory is
-    /// given back.
-    fn retire(&mut self, thread: Box<Thread>) {
-        self.place(&thread, None);
-        let Thread {
-            mut runner,
-            vm,
-            turns,
-            longest_wait,
-            ..
-        } = *thread;
-        {
-            let mut totals = vm.totals.lock();
-            totals.counters.add(&runner.vcpu().counters);
-            totals.moves += runner.moves();
-            totals.turns += turns;
-            totals.container = totals.container.max(runner.vcpu().xstate.bytes());
-            totals.longest_wait = totals.longest_wait.max(longest_wait);
-        }
-        drop(runner);
-        if let Some(vm) = Arc::into_inner(vm) {
-            report::totals(&vm, self.listen / LISTEN_US);
-            let again = vm.resets.load(Ordering::Acquire).then_some(vm.number);
-            drop(vm);
-            if let Some(number) = again {
-                self.begin_again(number);
-            }
-            if POOL.count_end() == 0 && self.index != FIRST_CPU {
-                self.apic.notify(POOL.apic_id(FIRST_CPU));
-            }
-        }
-    }
-
-    /// Makes VM `number` of the bundle once more.
-    fn begin_again(&mut self, number: usize) {
-        // Its tables may lie where the old ones lay.
-        POOL.count_given_back();
-        match FACTORY.get().and_then(|factory| factory.make(number)) {
-            Some(threads) => POOL.add(threads),
-            None => POOL.count_failure(),
-        }
-        if let Some(cpu) = POOL.idle_cpu(None) {
-            self.apic.notify(cpu);
-        }
-    }
-
-    /// Forgets what this CPU cached of guests, if tables were given back since it
-    /// last did: their frames may be another VM's tables by now.
-    fn forget_ended(&mut self) {
-        let ended = POOL.ended();
-        if self.forgotten != ended {
-            self.forgotten = ended;
-            root::forget_guest_translations();
         }
     }
 }

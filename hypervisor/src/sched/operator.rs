@@ -11,7 +11,7 @@ const NOBODY: u32 = u32::MAX;
 impl Scheduler {
     /// Listens to the operator, if this is the first CPU: keys go to the first VM that
     /// has not ended, but for the one that asks what is running. That each CPU answers
-    /// for the vCPU on it, the first also for those that wait.
+    /// for its own vCPUs, the first also for those that are on none.
     pub(super) fn listen(&mut self) {
         if self.index == FIRST_CPU {
             while let Some(key) = console::key() {
@@ -38,10 +38,11 @@ impl Scheduler {
         let asked = POOL.asked();
         if asked != self.answered {
             self.answered = asked;
-            // After the others, because a report makes the vCPU's VMCS current.
-            if let Some(thread) = &mut self.current {
+            // The current one last, because a report makes the vCPU's VMCS current.
+            for thread in self.preempted.iter_mut().chain(&mut self.current) {
                 report::status(thread);
             }
         }
+        self.listen_at = self.now + self.listen;
     }
 }

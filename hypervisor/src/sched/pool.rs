@@ -2,12 +2,11 @@
 //! the queue, never while anything runs, prints or is given back.
 
 use crate::{
-    cpu::tsc,
     device::bus::Bus,
     vcpu::peers::Peers,
     vm::{
         Vm,
-        thread::{Thread, Wake},
+        thread::{NOW, ON_EVENT, Thread},
     },
 };
 use alloc::{
@@ -29,10 +28,12 @@ pub const MOST_CPUS: usize = u64::BITS as usize;
 pub struct Pool {
     /// The one that came first first.
     queue: Mutex<VecDeque<Box<Thread>>>,
-    /// How many are in the queue: a CPU alone with its vCPU looks here and leaves
-    /// the lock alone.
-    waiting: AtomicUsize,
-    /// CPUs that halt, or are about to.
+    /// The TSC at which one in the queue can run, or a time before that: until then
+    /// CPUs leave the lock alone.
+    look_at: AtomicU64,
+    /// How many CPUs take from the queue.
+    cpus: AtomicUsize,
+    /// Those that halt, or are about to.
     idle: AtomicU64,
     /// APIC IDs of the CPUs.
     ids: [AtomicU32; MOST_CPUS],
@@ -52,7 +53,8 @@ pub struct Pool {
 /// The machine's pool.
 pub static POOL: Pool = Pool {
     queue: Mutex::new(VecDeque::new()),
-    waiting: AtomicUsize::new(0),
+    look_at: AtomicU64::new(ON_EVENT),
+    cpus: AtomicUsize::new(0),
     idle: AtomicU64::new(0),
     ids: [const { AtomicU32::new(0) }; MOST_CPUS],
     alive: AtomicUsize::new(0),
@@ -65,19 +67,9 @@ pub static POOL: Pool = Pool {
 /// Where the operator's input goes: what interrupts, and whom.
 pub(super) type Line = (Arc<Mutex<Bus>>, Arc<Peers>);
 
-/// What a CPU does next.
-pub(super) enum Turn {
-    /// Runs the vCPU that is on it.
-    Current,
-    /// Runs this one instead.
-    Other(Box<Thread>),
-    /// Halts.
-    Idle {
-        /// TSC at which a vCPU can run again; `None` if only an event can bring
-        /// one back.
-        until: Option<u64>,
-    },
-}
+/// Turns after which a vCPU goes through the queue, so that all get the same of CPUs
+/// that have unequally many to run.
+const TURNS_ON_A_CPU: u64 = 2;
 
 impl Pool {
     /// Takes in the vCPUs of a VM that was created.
@@ -87,10 +79,28 @@ impl Pool {
             let line = (thread.vm.bus.clone(), thread.vm.peers.clone());
             self.lines.lock().insert(thread.vm.number, line);
         }
-        let mut queue = self.queue.lock();
-        queue.extend(threads.into_iter().map(Box::new));
+        self.queue.lock().extend(threads.into_iter().map(Box::new));
         // Every CPU looks before it halts for the first time.
-        self.waiting.store(queue.len(), SeqCst);
+        self.look_now();
+    }
+
+    /// A vCPU in the queue may be able to run.
+    pub(super) fn look_now(&self) {
+        self.look_at.store(NOW, SeqCst);
+    }
+
+    /// The TSC at which a vCPU in the queue can run, or before.
+    #[inline]
+    pub(super) fn look_at(&self) -> u64 {
+        self.look_at.load(SeqCst)
+    }
+
+    /// Whether `thread`, which was preempted, is to go through the queue: another CPU is
+    /// idle, or has fewer to run.
+    #[inline]
+    pub(super) fn wants(&self, thread: &Thread) -> bool {
+        let is_shared = self.cpus.load(Relaxed) > 1 && thread.inbox.pinned().is_none();
+        is_shared && (self.idle.load(SeqCst) != 0 || thread.turns.is_multiple_of(TURNS_ON_A_CPU))
     }
 
     /// Counts a VM that could not be created, or failed.
@@ -146,6 +156,7 @@ impl Pool {
     pub(super) fn join(&self, index: u16, id: u32) {
         if let Some(slot) = self.ids.get(usize::from(index)) {
             slot.store(id, SeqCst);
+            self.cpus.fetch_add(1, SeqCst);
         }
     }
 
@@ -186,69 +197,52 @@ impl Pool {
         }
     }
 
-    /// What CPU `index` does next, with `current` on it. First come those that woke
-    /// up with some of their slice left, then those that waited for a new one, then
-    /// `current`; each in the order in which they came.
-    pub(super) fn next(&self, index: u16, current: Option<&mut Thread>) -> Turn {
-        let now = tsc::now();
-        let (mut until, mut current_can, mut current_goes_on) = (None, false, false);
-        let mut note = |wake| match wake {
-            Wake::At(at) => until = Some(until.map_or(at, |until: u64| until.min(at))),
-            Wake::Now | Wake::OnEvent => {}
-        };
-        if let Some(thread) = current {
-            let wake = thread.wake(now);
-            note(wake);
-            current_can = wake == Wake::Now;
-            current_goes_on = current_can && thread.budget > 0;
-        }
-        if self.waiting.load(SeqCst) != 0 {
-            let mut queue = self.queue.lock();
-            let mut best: Option<(bool, usize)> = None;
-            for (place, thread) in queue.iter_mut().enumerate() {
-                let here = thread.pinned.is_none_or(|cpu| cpu == u32::from(index));
-                if !here && !thread.vm.has_ended() {
-                    continue;
-                }
-                let wake = thread.wake(now);
-                note(wake);
-                let spent = thread.budget == 0;
-                if wake == Wake::Now && best.is_none_or(|(other, _)| other && !spent) {
-                    best = Some((spent, place));
-                    if !spent {
-                        break;
-                    }
-                }
+    /// Takes out the vCPU that may run on CPU `index` and comes first: those that woke
+    /// up with some of their slice left, then those that need a new one, if they have
+    /// waited since before `spent_before`. If there is none, the TSC at which there is.
+    pub(super) fn take(&self, index: u16, now: u64, spent_before: u64) -> Result<Box<Thread>, u64> {
+        let mut queue = self.queue.lock();
+        // Before looking: who sends one of them something while we do says so again.
+        self.look_at.store(ON_EVENT, SeqCst);
+        let (mut until, mut next, mut ready) = (ON_EVENT, ON_EVENT, 0);
+        let mut best = None;
+        for (place, thread) in queue.iter_mut().enumerate() {
+            let at = thread.ready_at(now);
+            let here = thread.may_run_on(index) || thread.inbox.has_ended();
+            match at {
+                NOW => ready += 1,
+                at => next = next.min(at),
             }
-            if let Some((spent, place)) = best
-                && !(spent && current_goes_on)
-                && let Some(thread) = queue.remove(place)
-            {
-                self.waiting.store(queue.len(), SeqCst);
-                return Turn::Other(thread);
+            if here && at == NOW {
+                let order = (thread.budget == 0, thread.ready_since);
+                if best.is_none_or(|(first, _)| order < first) {
+                    best = Some((order, place));
+                }
+            } else if here {
+                until = until.min(at);
             }
         }
-        match current_can {
-            true => Turn::Current,
-            false => Turn::Idle { until },
+        let best = best.filter(|((spent, since), _)| !spent || *since < Some(spent_before));
+        let taken = best.and_then(|(_, place)| queue.remove(place));
+        if ready > usize::from(taken.is_some()) {
+            next = NOW;
         }
+        self.look_at.fetch_min(next, SeqCst);
+        taken.ok_or(until)
     }
 
     /// Takes in `thread`. The APIC ID of an idle CPU that should have it, now or when
     /// its time comes.
-    pub(super) fn give_back(&self, thread: Box<Thread>) -> Option<u32> {
-        let pinned = thread.pinned;
+    pub(super) fn give_back(&self, thread: Box<Thread>, now: u64) -> Option<u32> {
+        let pinned = thread.inbox.pinned();
         let mut queue = self.queue.lock();
         queue.push_back(thread);
-        self.waiting.store(queue.len(), SeqCst);
         // Only now: who sends it something from here on finds it in the queue.
-        let now = tsc::now();
-        let wake = queue.back_mut().map(|thread| thread.wake(now));
+        let at = queue.back_mut().map(|thread| thread.ready_at(now));
+        let at = at.unwrap_or(ON_EVENT);
+        self.look_at.fetch_min(at, SeqCst);
         drop(queue);
-        match wake {
-            Some(Wake::Now | Wake::At(_)) => self.idle_cpu(pinned),
-            Some(Wake::OnEvent) | None => None,
-        }
+        (at != ON_EVENT).then(|| self.idle_cpu(pinned)).flatten()
     }
 
     /// Takes out the waiting vCPUs of `vm`.
@@ -258,14 +252,11 @@ impl Pool {
             .into_iter()
             .partition(|thread| Arc::ptr_eq(&thread.vm, vm));
         *queue = rest;
-        self.waiting.store(queue.len(), SeqCst);
         removed
     }
 
     /// Takes out all waiting vCPUs.
     pub(super) fn remove_all(&self) -> VecDeque<Box<Thread>> {
-        let mut queue = self.queue.lock();
-        self.waiting.store(0, SeqCst);
-        core::mem::take(&mut *queue)
+        core::mem::take(&mut *self.queue.lock())
     }
 }

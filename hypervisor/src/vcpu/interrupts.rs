@@ -108,8 +108,7 @@ impl Interrupts {
 
     /// Begins a time slice: nothing but the timer is set where nothing has arrived since
     /// the CPU was told.
-    pub(super) fn begin_slice(&mut self, vmcs: &mut Loaded<'_>, vcpu: &mut Vcpu) {
-        let now = tsc::now();
+    pub(super) fn begin_slice(&mut self, vmcs: &mut Loaded<'_>, vcpu: &mut Vcpu, now: u64) {
         let due = vcpu.deadline().is_some_and(|deadline| deadline <= now);
         if vcpu.attention || due || vcpu.has_news() {
             self.attend(vmcs, vcpu, true);

@@ -38,7 +38,7 @@ use boot_state::BootState;
 use control::ControlModel;
 use counters::Counters;
 use cpuid_model::CpuidModel;
-use peers::Peers;
+use peers::{Inbox, Peers};
 use spin::Mutex;
 
 /// A virtual CPU.
@@ -69,6 +69,8 @@ pub struct Vcpu {
     pub legacy: Asks,
     /// The vCPUs of its VM, by APIC ID, that must look into their inboxes.
     pub notify: u64,
+    /// What the others send it.
+    pub inbox: Arc<Inbox>,
     /// The inboxes of its VM's vCPUs.
     pub peers: Arc<Peers>,
     /// The devices of its VM.
@@ -86,7 +88,9 @@ impl Vcpu {
         peers: Arc<Peers>,
         bus: Arc<Mutex<Bus>>,
     ) -> Self {
+        let inbox = peers.inboxes().get(apic.id() as usize);
         Self {
+            inbox: inbox.cloned().unwrap_or_default(),
             frame,
             counters: Counters::default(),
             cpuid,
@@ -105,9 +109,7 @@ impl Vcpu {
 
     /// Takes in what has become due or arrived since it was last looked at.
     pub fn collect(&mut self, now: u64) {
-        if let Some(inbox) = self.peers.inbox(self.apic.id()) {
-            self.nmi |= inbox.take_interrupts(&mut self.apic);
-        }
+        self.nmi |= self.inbox.take_interrupts(&mut self.apic);
         self.apic.advance(now);
     }
 
@@ -155,8 +157,7 @@ impl Vcpu {
     /// Whether the scheduler has something to do for other vCPUs, or for this one
     /// before it can run on.
     pub fn has_news(&self) -> bool {
-        let inbox = self.peers.inbox(self.apic.id());
-        self.notify != 0 || inbox.is_some_and(|inbox| !inbox.is_empty())
+        self.notify != 0 || !self.inbox.is_empty()
     }
 
     /// Registers as in `boot`.

@@ -3,7 +3,7 @@
 //! target takes them before it is entered next.
 
 use crate::device::x2apic::{Ipi, IpiKind, X2Apic};
-use alloc::boxed::Box;
+use alloc::{boxed::Box, sync::Arc};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
 /// vCPUs that a VM can have: a set of them is a word.
@@ -13,6 +13,8 @@ const INTERRUPT: u32 = 1 << 8;
 const NMI: u32 = 1 << 9;
 const INIT: u32 = 1 << 10;
 const EXTERNAL: u32 = 1 << 12;
+/// Stays: nothing that comes later matters.
+const ENDED: u32 = 1 << 13;
 /// The page to begin at is in the low eight bits.
 const START_UP: u32 = 1 << 11;
 const START_UP_PAGE: u32 = 0xff;
@@ -82,7 +84,18 @@ impl Inbox {
             .fetch_update(SeqCst, SeqCst, |events| Some(change(events)));
     }
 
+    /// Says that the VM has ended.
+    pub fn end(&self) {
+        self.events.fetch_or(ENDED, SeqCst);
+    }
+
+    /// Whether the VM has ended.
+    pub fn has_ended(&self) -> bool {
+        self.events.load(SeqCst) & ENDED != 0
+    }
+
     /// Whether anything is in it.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.events.load(SeqCst) == 0
     }
@@ -142,26 +155,23 @@ impl Inbox {
 }
 
 /// The inboxes of a VM's vCPUs, by APIC ID.
-pub struct Peers(Box<[Inbox]>);
+pub struct Peers(Box<[Arc<Inbox>]>);
 
 impl Peers {
     /// One for each vCPU, with the CPU that it is pinned to.
     pub fn new(pins: impl Iterator<Item = Option<u32>>) -> Self {
-        let inbox = |pinned| Inbox {
-            pinned,
-            ..Inbox::default()
+        let inbox = |pinned| {
+            Arc::new(Inbox {
+                pinned,
+                ..Inbox::default()
+            })
         };
         Self(pins.map(inbox).collect())
     }
 
     /// All inboxes, in the order of APIC IDs.
-    pub fn inboxes(&self) -> &[Inbox] {
+    pub fn inboxes(&self) -> &[Arc<Inbox>] {
         &self.0
-    }
-
-    /// The inbox of the vCPU with this APIC ID.
-    pub fn inbox(&self, id: u32) -> Option<&Inbox> {
-        self.0.get(id as usize)
     }
 
     /// Delivers `ipi` of the vCPU `sender`; the set of vCPUs that got it.
@@ -203,8 +213,8 @@ mod tests {
         };
         assert_eq!(peers.post(fixed(IpiTarget::AllButSelf), 1), 0b1101);
         assert_eq!(peers.post(fixed(IpiTarget::Physical(9)), 1), 0);
-        assert!(peers.inbox(1).unwrap().is_empty());
-        assert!(!peers.inbox(3).unwrap().is_empty());
+        assert!(peers.inboxes()[1].is_empty());
+        assert!(!peers.inboxes()[3].is_empty());
         let lowest = Ipi {
             kind: IpiKind::LowestPriority(0x40),
             to: IpiTarget::Logical(0b1110),
@@ -239,15 +249,10 @@ mod tests {
             .iter()
             .for_each(|inbox| inbox.set_asleep(true));
         assert!(peers.all_asleep());
-        peers.inbox(1).unwrap().post(IpiKind::Nmi);
+        peers.inboxes()[1].post(IpiKind::Nmi);
         assert!(!peers.all_asleep());
-        assert!(
-            peers
-                .inbox(1)
-                .unwrap()
-                .take_interrupts(&mut X2Apic::new(1, 1))
-        );
-        peers.inbox(0).unwrap().set_asleep(false);
+        assert!(peers.inboxes()[1].take_interrupts(&mut X2Apic::new(1, 1)));
+        peers.inboxes()[0].set_asleep(false);
         assert!(!peers.all_asleep());
     }
 

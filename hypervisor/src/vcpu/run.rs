@@ -199,15 +199,15 @@ impl Runner {
         self.vcpu.frame.launched = false;
     }
 
-    /// Gives the vCPU the CPU until the TSC is `end`, and lets it take the
+    /// Gives the vCPU the CPU from TSC `now` until it is `end`, and lets it take the
     /// interrupts that became pending in the meantime.
     ///
     /// It was switched in on this CPU.
-    pub fn begin_slice(&mut self, end: u64) {
+    pub fn begin_slice(&mut self, now: u64, end: u64) {
         self.vcpu.slice_end = end;
         // SAFETY: between `switch_in` and the next one, this VMCS is current.
         let mut vmcs = unsafe { self.vmcs.assume_loaded() };
-        self.interrupts.begin_slice(&mut vmcs, &mut self.vcpu);
+        self.interrupts.begin_slice(&mut vmcs, &mut self.vcpu, now);
     }
 
     /// INIT: the vCPU is as after reset, but for its extended state and MSRs. With a

@@ -194,7 +194,7 @@ impl Factory {
                 let vpid = vpid.map_err(|_| CreateError::Vpid)?;
                 let runner = Runner::new(vcpu, &self.vmx, vpid, shared.memory.ept_pointer(), &boot)
                     .map_err(CreateError::Vmx)?;
-                Ok(Thread::new(shared.clone(), number, runner, pin(number)))
+                Ok(Thread::new(shared.clone(), number, runner))
             })
             .collect()
     }

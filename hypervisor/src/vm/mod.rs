@@ -20,7 +20,7 @@ mod machine {
         vcpu::{counters::Counters, peers::Peers},
     };
     use alloc::{string::String, sync::Arc};
-    use core::sync::atomic::{AtomicBool, Ordering};
+    use core::sync::atomic::AtomicBool;
     use spin::Mutex;
 
     /// A VM that was created. Its vCPUs share it, and what it owns is given back
@@ -42,7 +42,7 @@ mod machine {
         pub bus: Arc<Mutex<Bus>>,
         /// The inboxes of its vCPUs.
         pub peers: Arc<Peers>,
-        /// Whether it has ended: none of its vCPUs runs on.
+        /// Whether the first of its vCPUs has ended it.
         pub ended: AtomicBool,
         /// What its vCPUs did that have gone.
         pub totals: Mutex<Totals>,
@@ -64,11 +64,6 @@ mod machine {
     }
 
     impl Vm {
-        /// Whether it has ended.
-        pub fn has_ended(&self) -> bool {
-            self.ended.load(Ordering::Acquire)
-        }
-
         /// Shows a console line that is complete.
         pub fn show_line(&self) {
             let line = self.bus.lock().take_line();

@@ -1,7 +1,7 @@
 //! A vCPU as the scheduler sees it: when it can run, where, and for how long.
 
 use super::Vm;
-use crate::vcpu::run::Runner;
+use crate::vcpu::{peers::Inbox, run::Runner};
 use alloc::{boxed::Box, sync::Arc};
 
 /// What a vCPU waits for.
@@ -18,16 +18,10 @@ pub enum Waits {
     StartUp,
 }
 
-/// When a vCPU can run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wake {
-    /// Now.
-    Now,
-    /// When the TSC has this value, if nothing comes before.
-    At(u64),
-    /// When something comes.
-    OnEvent,
-}
+/// The TSC at which a vCPU can run that can now.
+pub const NOW: u64 = 0;
+/// The TSC at which one can run that waits for something to come.
+pub const ON_EVENT: u64 = u64::MAX;
 
 /// One vCPU of a VM.
 pub struct Thread {
@@ -35,10 +29,10 @@ pub struct Thread {
     pub runner: Box<Runner>,
     /// Its VM.
     pub vm: Arc<Vm>,
+    /// What its VM's vCPUs send it, and where it is.
+    pub inbox: Arc<Inbox>,
     /// Its number in the VM, which is its APIC ID.
     pub number: u32,
-    /// The CPU it may run on; any, if none.
-    pub pinned: Option<u32>,
     /// What it waits for while it does not run.
     pub waits: Waits,
     /// TSC ticks that it may still run before it waits for others again. What is
@@ -54,12 +48,12 @@ pub struct Thread {
 
 impl Thread {
     /// The vCPU `number` of `vm`; all but the first wait for a start-up IPI.
-    pub fn new(vm: Arc<Vm>, number: u32, runner: Box<Runner>, pinned: Option<u32>) -> Self {
+    pub fn new(vm: Arc<Vm>, number: u32, mut runner: Box<Runner>) -> Self {
         let mut thread = Self {
+            inbox: runner.vcpu().inbox.clone(),
             runner,
             vm,
             number,
-            pinned,
             waits: Waits::Cpu,
             budget: 0,
             ready_since: None,
@@ -72,38 +66,45 @@ impl Thread {
         thread
     }
 
-    /// When it can run, as seen at `now`.
-    #[inline(always)]
-    pub fn wake(&mut self, now: u64) -> Wake {
-        // One that has ended is to be taken off.
-        let wake = if self.waits == Waits::Cpu || self.vm.has_ended() {
-            Wake::Now
-        } else {
-            self.wake_asleep(now)
-        };
-        if wake == Wake::Now && self.ready_since.is_none() {
-            self.ready_since = Some(now);
-        }
-        wake
+    /// Whether something has arrived for it, or it waits for that.
+    #[inline]
+    pub fn is_unsettled(&mut self, now: u64) -> bool {
+        let is_due = self.runner.vcpu().timer_is_due(now);
+        self.waits != Waits::Cpu || !self.inbox.is_empty() || is_due
     }
 
-    #[inline(never)]
-    fn wake_asleep(&mut self, now: u64) -> Wake {
-        let interruptible = match self.waits {
-            Waits::Event { interruptible } => interruptible,
-            Waits::Cpu | Waits::StartUp => false,
+    /// Whether it may run on CPU `index`.
+    pub fn may_run_on(&self, index: u16) -> bool {
+        let pinned = self.inbox.pinned();
+        pinned.is_none_or(|cpu| cpu == u32::from(index))
+    }
+
+    /// The TSC at which it can run, as seen at `now`: [`NOW`], [`ON_EVENT`], or that of
+    /// its own timer.
+    pub fn ready_at(&mut self, now: u64) -> u64 {
+        // One that has ended is to be taken off.
+        let at = match self.waits == Waits::Cpu || self.inbox.has_ended() {
+            true => NOW,
+            false => self.awake_at(now),
         };
+        if at == NOW && self.ready_since.is_none() {
+            self.ready_since = Some(now);
+        }
+        at
+    }
+
+    fn awake_at(&mut self, now: u64) -> u64 {
         let vcpu = self.runner.vcpu();
         vcpu.collect(now);
-        let called = vcpu.nmi && self.waits != Waits::StartUp;
-        let due = interruptible && (vcpu.is_woken(true) || vcpu.timer_is_due(now));
-        if called || vcpu.has_news() || due {
-            return Wake::Now;
+        let (woken, interruptible) = match self.waits {
+            Waits::Event { interruptible } => (vcpu.is_woken(interruptible), interruptible),
+            Waits::Cpu | Waits::StartUp => (false, false),
+        };
+        if woken || vcpu.has_news() || interruptible && vcpu.timer_is_due(now) {
+            return NOW;
         }
-        match vcpu.deadline().filter(|_| interruptible) {
-            Some(deadline) => Wake::At(deadline),
-            None => Wake::OnEvent,
-        }
+        let deadline = vcpu.deadline().filter(|_| interruptible);
+        deadline.unwrap_or(ON_EVENT)
     }
 
     /// Puts it to sleep, and says whether its whole VM sleeps for ever now.
@@ -115,9 +116,7 @@ impl Thread {
             Waits::Event { interruptible } => interruptible && deadline.is_some(),
             Waits::StartUp => false,
         };
-        if let Some(inbox) = self.vm.peers.inbox(self.number) {
-            inbox.set_asleep(!by_itself);
-        }
+        self.inbox.set_asleep(!by_itself);
         !by_itself && self.vm.peers.all_asleep() && !self.vm.bus.lock().can_interrupt()
     }
 
@@ -126,6 +125,9 @@ impl Thread {
         self.turns += 1;
         if let Some(since) = self.ready_since.take() {
             self.longest_wait = self.longest_wait.max(now.saturating_sub(since));
+        }
+        if self.budget == 0 {
+            self.budget = self.vm.slice;
         }
     }
 }
