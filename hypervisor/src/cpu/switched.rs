@@ -7,22 +7,25 @@
 use super::msr::{self, Msr};
 use core::arch::asm;
 
-/// MSRs that every CPU of ours has: it has long mode, and RDTSCP or RDPID.
-const MSRS: [Msr; 6] = [
+/// MSRs that every CPU of ours has: it has long mode, and RDTSCP or RDPID. Guests read
+/// them without an exit and write them with one, so that what is in the CPU is known.
+pub const WRITTEN_BY_EXIT: [Msr; 5] = [
     Msr::IA32_STAR,
     Msr::IA32_LSTAR,
     Msr::IA32_CSTAR,
     Msr::IA32_FMASK,
-    Msr::IA32_KERNEL_GS_BASE,
     Msr::IA32_TSC_AUX,
 ];
 
 /// DR6 after reset (SDM Vol. 3, "Processor State After Reset").
 const DR6_AT_RESET: u64 = 0xffff_0ff0;
 
-/// The registers of one vCPU while another one uses the CPU.
+/// The registers of one vCPU; those of the one that uses the CPU are newer there, but
+/// for the MSRs that are written by an exit.
 pub struct Switched {
-    msrs: [u64; MSRS.len()],
+    written_by_exit: [u64; WRITTEN_BY_EXIT.len()],
+    /// SWAPGS changes it.
+    kernel_gs_base: u64,
     cr2: u64,
     dr: [u64; 4],
     dr6: u64,
@@ -32,7 +35,8 @@ impl Default for Switched {
     /// Values after reset.
     fn default() -> Self {
         Self {
-            msrs: [0; MSRS.len()],
+            written_by_exit: [0; WRITTEN_BY_EXIT.len()],
+            kernel_gs_base: 0,
             cr2: 0,
             dr: [0; 4],
             dr6: DR6_AT_RESET,
@@ -47,12 +51,23 @@ impl Switched {
         load_registers(cr2, dr, dr6);
     }
 
-    /// Takes them from the CPU.
-    pub fn save(&mut self) {
-        for (value, msr) in self.msrs.iter_mut().zip(MSRS) {
-            // SAFETY: the register exists.
-            *value = unsafe { msr::read(msr) };
+    /// The vCPU that uses the CPU writes `msr`, one of [`WRITTEN_BY_EXIT`], with a
+    /// `value` that this takes.
+    pub fn write(&mut self, msr: Msr, value: u64) {
+        let slots = self.written_by_exit.iter_mut().zip(WRITTEN_BY_EXIT);
+        for (slot, _) in slots.filter(|(_, other)| *other == msr) {
+            *slot = value;
+            // SAFETY: the register exists and takes the value, and nothing in the
+            // hypervisor depends on it.
+            unsafe { msr::write(msr, value) };
         }
+    }
+
+    /// Takes from the CPU what changes without an exit.
+    #[inline]
+    pub fn save(&mut self) {
+        // SAFETY: the register exists.
+        self.kernel_gs_base = unsafe { msr::read(Msr::IA32_KERNEL_GS_BASE) };
         // SAFETY: reading these registers changes nothing; DR7 is zero in the
         // hypervisor, so no access to them traps.
         unsafe {
@@ -65,13 +80,22 @@ impl Switched {
         }
     }
 
-    /// Puts them into the CPU.
-    pub fn load(&self) {
-        for (value, msr) in self.msrs.into_iter().zip(MSRS) {
-            // SAFETY: the register exists, held this value before, and nothing
-            // in the hypervisor depends on it.
-            unsafe { msr::write(msr, value) };
+    /// Puts them into the CPU, where those of `before` are if it is given.
+    #[inline]
+    pub fn load(&self, before: Option<&Self>) {
+        let values = self.written_by_exit.iter().zip(WRITTEN_BY_EXIT);
+        // SAFETY: the registers exist, held these values before, and nothing in the
+        // hypervisor depends on them.
+        let write = |(value, msr): (&u64, Msr)| unsafe { msr::write(msr, *value) };
+        match before {
+            Some(before) => values
+                .zip(&before.written_by_exit)
+                .filter(|((value, _), there)| value != there)
+                .for_each(|(new, _)| write(new)),
+            None => values.for_each(write),
         }
+        // SAFETY: as above.
+        unsafe { msr::write(Msr::IA32_KERNEL_GS_BASE, self.kernel_gs_base) };
         load_registers(self.cr2, self.dr, self.dr6);
     }
 }
@@ -98,6 +122,7 @@ pub fn add_debug_causes(causes: u64) {
     }
 }
 
+#[inline]
 fn load_registers(cr2: u64, dr: [u64; 4], dr6: u64) {
     // SAFETY: the hypervisor takes no page fault that it reads CR2 for after this,
     // and a VM exit loads DR7 with breakpoints off.

@@ -9,6 +9,9 @@ const HIGHEST_LEAF: u32 = 0;
 const CRYSTAL_LEAF: u32 = 0x15;
 const FREQUENCY_LEAF: u32 = 0x16;
 
+/// A TSC that no CPU reaches.
+pub const NEVER: u64 = u64::MAX;
+
 /// TSC ticks in a second; `None` where this CPU does not tell.
 pub fn ticks_per_second(cpuid: &impl CpuIdReader) -> Option<u64> {
     let highest = cpuid.cpuid1(HIGHEST_LEAF).eax;
@@ -46,6 +49,7 @@ pub fn ticks_per_crystal_tick(cpuid: &impl CpuIdReader) -> u64 {
 
 /// The TSC.
 #[cfg(target_os = "none")]
+#[inline]
 pub fn now() -> u64 {
     // SAFETY: the instruction has no precondition.
     unsafe { core::arch::x86_64::_rdtsc() }

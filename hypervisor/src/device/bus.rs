@@ -406,7 +406,7 @@ mod tests {
         };
         assert!(raised.messages().eq([sent]));
         assert!(bus.legacy().interrupt);
-        assert_eq!(bus.acknowledge(), (0x24, Asks::default()));
+        assert_eq!(bus.acknowledge(), (0x24, Asks::NONE));
     }
 
     #[test]
@@ -435,13 +435,13 @@ mod tests {
         assert!(bus.take_raised().is_some_and(|raised| raised.legacy));
         let waits = Asks {
             interrupt: false,
-            deadline: Some(100),
+            deadline: 100,
         };
         assert_eq!(bus.legacy(), waits);
         TSC.store(100, Relaxed);
         let rings = Asks {
             interrupt: true,
-            deadline: Some(200),
+            deadline: 200,
         };
         assert_eq!(bus.legacy(), rings);
         let raised = bus.take_raised().unwrap();

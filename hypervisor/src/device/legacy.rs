@@ -5,6 +5,7 @@ use super::{
     pic::{self, Pic},
     pit::{self, Pit},
 };
+use crate::cpu::tsc::NEVER;
 
 /// The timer's input of the 8259s, and of the I/O APIC, as on every PC.
 const TIMER_LINE: usize = 0;
@@ -29,12 +30,20 @@ pub struct Clock {
 }
 
 /// What the first vCPU has to know of these devices.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asks {
     /// The 8259s have an interrupt for it.
     pub interrupt: bool,
     /// The TSC at which it has to look again.
-    pub deadline: Option<u64>,
+    pub deadline: u64,
+}
+
+impl Asks {
+    /// Nothing.
+    pub const NONE: Self = Self {
+        interrupt: false,
+        deadline: NEVER,
+    };
 }
 
 /// The devices.
@@ -55,7 +64,7 @@ impl Legacy {
             pit: Pit::new(clock.tsc_frequency),
             speaker: 0,
             tsc: clock.tsc,
-            told: Asks::default(),
+            told: Asks::NONE,
         }
     }
 
@@ -121,7 +130,7 @@ impl Legacy {
     fn asks(&self) -> Asks {
         Asks {
             interrupt: self.pic.asks(),
-            deadline: self.pit.deadline(),
+            deadline: self.pit.deadline().unwrap_or(NEVER),
         }
     }
 

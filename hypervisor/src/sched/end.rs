@@ -52,7 +52,7 @@ impl Scheduler {
             totals.counters.add(&runner.vcpu().counters);
             totals.moves += runner.moves();
             totals.turns += turns;
-            totals.container = totals.container.max(runner.vcpu().xstate.bytes());
+            totals.container = totals.container.max(runner.vcpu().xstate.size());
             totals.longest_wait = totals.longest_wait.max(longest_wait);
         }
         drop(runner);

@@ -12,7 +12,12 @@ mod pool;
 mod running;
 
 use crate::{
-    cpu::{apic::Apic, exceptions, tables::Tables, tsc},
+    cpu::{
+        apic::Apic,
+        exceptions,
+        tables::Tables,
+        tsc::{self, NEVER},
+    },
     platform::{
         backtrace,
         power::{self, Verdict},
@@ -24,7 +29,7 @@ use crate::{
     },
     vm::{
         code, string_io,
-        thread::{NOW, ON_EVENT, Thread, Waits},
+        thread::{NOW, Thread, Waits},
     },
     xstate::layout::Layout,
 };
@@ -103,13 +108,15 @@ impl Scheduler {
 
     /// Runs vCPUs until the machine's last VM has ended, which ends the machine.
     pub fn run(mut self) -> ! {
-        while POOL.alive() > 0 {
-            if let Some(mut thread) = self.next() {
-                match self.turn(&mut thread) {
+        loop {
+            match self.next() {
+                Some(mut thread) => match self.turn(&mut thread) {
                     Ok(()) => self.current = Some(thread),
                     Err(Stop::Ends(end)) => self.end(thread, end),
                     Err(Stop::Ended) => self.retire(*thread),
-                }
+                },
+                None if POOL.alive() == 0 => break,
+                None => {}
             }
             if self.now >= self.listen_at {
                 self.listen();
@@ -128,40 +135,41 @@ impl Scheduler {
     /// The vCPU whose turn it is, on the CPU; `None` after a halt, or for a look
     /// around.
     fn next(&mut self) -> Option<Box<Thread>> {
-        match &self.current {
+        let other = match &self.current {
             Some(current) if current.waits == Waits::Cpu && POOL.look_at() > self.now => {
-                if current.budget == 0
-                    && let Some(thread) = self.preempted.pop_front()
-                {
-                    return self.switch_to(thread);
+                match current.budget {
+                    0 => self.preempted.pop_front(),
+                    _ => None,
                 }
-                self.current.take()
             }
-            _ => self.choose(),
+            _ => self.choose()?,
+        };
+        match other {
+            Some(thread) => self.switch_to(thread),
+            None => self.current.take(),
         }
     }
 
-    /// As [`Self::next`], where the current vCPU waits or one of the pool may come first.
+    /// As [`Self::look`], where the current vCPU waits or one of the pool may come first;
+    /// `None` after a halt.
     #[cold]
-    fn choose(&mut self) -> Option<Box<Thread>> {
-        let mut next = self.look();
-        if next.is_err() {
-            // Whoever makes a vCPU ready from here on sees that this CPU is idle.
-            POOL.set_idle(self.index, true);
-            next = self.look();
-            if let Err(until) = next {
-                self.halt(until);
-            }
-            POOL.set_idle(self.index, false);
+    fn choose(&mut self) -> Option<Option<Box<Thread>>> {
+        if let Ok(next) = self.look() {
+            return Some(next);
         }
-        match next {
-            Ok(Some(thread)) => self.switch_to(thread),
-            Ok(None) => self.current.take(),
-            Err(_) => None,
+        // Whoever makes a vCPU ready from here on sees that this CPU is idle.
+        POOL.set_idle(self.index, true);
+        let next = self.look();
+        if let Err(until) = next
+            && POOL.alive() > 0
+        {
+            self.halt(until);
         }
+        POOL.set_idle(self.index, false);
+        next.ok()
     }
 
-    /// What is to run: another vCPU, or the current one. First come those of the pool
+    /// What is to run: another vCPU, or the current one (`None`). First come those of the pool
     /// that woke up with some of their slice left, then the current one if it has some,
     /// then the one that waits longest, then the current one.
     ///
@@ -171,13 +179,13 @@ impl Scheduler {
         self.now = tsc::now();
         let (at, budget) = match &mut self.current {
             Some(thread) => (thread.ready_at(self.now), thread.budget),
-            None => (ON_EVENT, 0),
+            None => (NEVER, 0),
         };
         let goes_on = at == NOW && budget > 0;
         let spent_before = match self.preempted.front() {
             _ if goes_on => NOW,
-            Some(first) => first.ready_since.unwrap_or(self.now),
-            None => ON_EVENT,
+            Some(first) => first.ready_since,
+            None => NEVER,
         };
         match POOL.take(self.index, self.now, spent_before) {
             Ok(thread) => {
@@ -200,7 +208,7 @@ impl Scheduler {
             FIRST_CPU => until.min(self.listen_at),
             _ => until,
         };
-        self.apic.set_timer((until != ON_EVENT).then_some(until));
+        self.apic.set_timer((until != NEVER).then_some(until));
         exceptions::wait_for_interrupt();
         self.apic.end_of_interrupt();
         self.apic.set_timer(None);
@@ -208,6 +216,7 @@ impl Scheduler {
     }
 
     /// Puts `thread` on the CPU in the place of the current one.
+    #[inline(always)]
     fn switch_to(&mut self, mut thread: Box<Thread>) -> Option<Box<Thread>> {
         self.forget_ended();
         let mut outgoing = self.current.take();
@@ -218,7 +227,7 @@ impl Scheduler {
         if let Some(mut outgoing) = outgoing {
             let can_run = switched.is_ok() && outgoing.waits == Waits::Cpu;
             if can_run && !POOL.wants(&outgoing) {
-                outgoing.ready_since = Some(self.now);
+                outgoing.ready_since = self.now;
                 self.preempted.push_back(outgoing);
             } else {
                 self.give_up(outgoing);
@@ -237,6 +246,8 @@ impl Scheduler {
     }
 
     /// Lets others have `thread`, in whose place another was put on the CPU.
+    #[cold]
+    #[inline(never)]
     fn give_up(&mut self, mut thread: Box<Thread>) {
         // Only where the swap was refused has it not been saved yet; and then it is in
         // this CPU's registers.
@@ -277,46 +288,47 @@ impl Scheduler {
                 }
             }
             thread.runner.begin_slice(self.now, end);
-            let leave = thread.runner.run(&mut self.cpu);
-            if leave == Leave::SliceOver {
-                return Ok(());
-            }
-            self.notify(thread);
-            match leave {
-                Leave::SliceOver | Leave::Notify => {}
-                Leave::Interrupted => {
-                    if power::stopping() {
-                        power::halt();
-                    }
-                    self.apic.end_of_interrupt();
-                }
-                Leave::Line => thread.vm.show_line(),
-                Leave::Device(gpa) => {
-                    code::access_device(thread, gpa)?;
-                    self.notify(thread);
-                }
-                Leave::StringIo(access) => {
-                    string_io::element(thread, access)?;
-                    self.notify(thread);
-                }
-                Leave::Halted { interruptible } => {
-                    thread.vm.show_begun();
-                    return match thread.wait_for(Waits::Event { interruptible }) {
-                        false => Ok(()),
-                        true => Err(Stop::Ends(End::Fault(Fault::HaltedForEver))),
-                    };
-                }
-                Leave::Grow(features) => {
-                    thread.runner.grow(&mut self.cpu, &self.layout, features)?;
-                }
-                Leave::Ended(end) => return Err(Stop::Ends(end)),
+            match thread.runner.run(&mut self.cpu) {
+                Leave::SliceOver => return Ok(()),
+                leave => self.serve(thread, leave)?,
             }
             self.now = tsc::now();
         }
     }
 
+    /// Does what `thread` left its run loop for.
+    #[inline(never)]
+    fn serve(&mut self, thread: &mut Thread, leave: Leave) -> Result<(), Stop> {
+        match leave {
+            Leave::SliceOver | Leave::Notify => {}
+            Leave::Interrupted => {
+                if power::stopping() {
+                    power::halt();
+                }
+                self.apic.end_of_interrupt();
+            }
+            Leave::Line => thread.vm.show_line(),
+            Leave::Device(gpa) => code::access_device(thread, gpa)?,
+            Leave::StringIo(access) => string_io::element(thread, access)?,
+            Leave::Halted { interruptible } => {
+                thread.vm.show_begun();
+                if thread.wait_for(Waits::Event { interruptible }) {
+                    return Err(Stop::Ends(End::Fault(Fault::HaltedForEver)));
+                }
+            }
+            Leave::Grow(features) => {
+                let runner = &mut thread.runner;
+                runner.grow(&mut self.cpu, &self.layout, features)?;
+            }
+            Leave::Ended(end) => return Err(Stop::Ends(end)),
+        }
+        self.notify(thread);
+        Ok(())
+    }
+
     /// Brings `thread` up to date with what arrived for it: INIT and start-up IPIs,
     /// and whatever wakes it up.
+    #[inline(never)]
     fn settle(&mut self, thread: &mut Thread) -> Result<(), Stop> {
         if thread.inbox.has_ended() {
             return Err(Stop::Ended);
@@ -339,6 +351,7 @@ impl Scheduler {
             thread.wait_for(Waits::Cpu);
         }
         let vcpu = thread.runner.vcpu();
+        vcpu.attention = true;
         if signals.external || vcpu.timer_is_due(self.now) {
             vcpu.look_at_legacy();
         }

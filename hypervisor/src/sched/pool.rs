@@ -2,11 +2,12 @@
 //! the queue, never while anything runs, prints or is given back.
 
 use crate::{
+    cpu::tsc::NEVER,
     device::bus::Bus,
     vcpu::peers::Peers,
     vm::{
         Vm,
-        thread::{NOW, ON_EVENT, Thread},
+        thread::{NOW, Thread},
     },
 };
 use alloc::{
@@ -53,7 +54,7 @@ pub struct Pool {
 /// The machine's pool.
 pub static POOL: Pool = Pool {
     queue: Mutex::new(VecDeque::new()),
-    look_at: AtomicU64::new(ON_EVENT),
+    look_at: AtomicU64::new(NEVER),
     cpus: AtomicUsize::new(0),
     idle: AtomicU64::new(0),
     ids: [const { AtomicU32::new(0) }; MOST_CPUS],
@@ -203,8 +204,8 @@ impl Pool {
     pub(super) fn take(&self, index: u16, now: u64, spent_before: u64) -> Result<Box<Thread>, u64> {
         let mut queue = self.queue.lock();
         // Before looking: who sends one of them something while we do says so again.
-        self.look_at.store(ON_EVENT, SeqCst);
-        let (mut until, mut next, mut ready) = (ON_EVENT, ON_EVENT, 0);
+        self.look_at.store(NEVER, SeqCst);
+        let (mut until, mut next, mut ready) = (NEVER, NEVER, 0);
         let mut best = None;
         for (place, thread) in queue.iter_mut().enumerate() {
             let at = thread.ready_at(now);
@@ -222,7 +223,7 @@ impl Pool {
                 until = until.min(at);
             }
         }
-        let best = best.filter(|((spent, since), _)| !spent || *since < Some(spent_before));
+        let best = best.filter(|((spent, since), _)| !spent || *since < spent_before);
         let taken = best.and_then(|(_, place)| queue.remove(place));
         if ready > usize::from(taken.is_some()) {
             next = NOW;
@@ -239,10 +240,10 @@ impl Pool {
         queue.push_back(thread);
         // Only now: who sends it something from here on finds it in the queue.
         let at = queue.back_mut().map(|thread| thread.ready_at(now));
-        let at = at.unwrap_or(ON_EVENT);
+        let at = at.unwrap_or(NEVER);
         self.look_at.fetch_min(at, SeqCst);
         drop(queue);
-        (at != ON_EVENT).then(|| self.idle_cpu(pinned)).flatten()
+        (at != NEVER).then(|| self.idle_cpu(pinned)).flatten()
     }
 
     /// Takes out the waiting vCPUs of `vm`.

@@ -55,7 +55,7 @@ impl Interrupts {
     /// when it can, and sets the preemption timer. `skipped` says that an
     /// instruction was completed for the guest since it ran, which ends what
     /// blocks for one instruction.
-    #[cold]
+    #[inline(never)]
     pub(super) fn attend(&mut self, vmcs: &mut Loaded<'_>, vcpu: &mut Vcpu, skipped: bool) {
         vcpu.attention = false;
         let now = tsc::now();
@@ -109,8 +109,7 @@ impl Interrupts {
     /// Begins a time slice: nothing but the timer is set where nothing has arrived since
     /// the CPU was told.
     pub(super) fn begin_slice(&mut self, vmcs: &mut Loaded<'_>, vcpu: &mut Vcpu, now: u64) {
-        let due = vcpu.deadline().is_some_and(|deadline| deadline <= now);
-        if vcpu.attention || due || vcpu.has_news() {
+        if vcpu.attention {
             self.attend(vmcs, vcpu, true);
         } else {
             self.set_timer(vmcs, vcpu, now);
@@ -118,9 +117,7 @@ impl Interrupts {
     }
 
     fn set_timer(&self, vmcs: &mut Loaded<'_>, vcpu: &Vcpu, now: u64) {
-        let next = vcpu
-            .deadline()
-            .map_or(vcpu.slice_end, |deadline| deadline.min(vcpu.slice_end));
+        let next = vcpu.deadline().min(vcpu.slice_end);
         let ticks = next.saturating_sub(now) >> self.timer_shift;
         vmcs.write(
             field::PREEMPTION_TIMER,

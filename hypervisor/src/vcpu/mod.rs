@@ -25,6 +25,7 @@ mod vmcs_report;
 mod vmcs_state;
 
 use crate::{
+    cpu::tsc,
     device::{
         bus::{Bus, Raised},
         legacy::Asks,
@@ -100,7 +101,7 @@ impl Vcpu {
             attention: true,
             slice_end: 0,
             nmi: false,
-            legacy: Asks::default(),
+            legacy: Asks::NONE,
             notify: 0,
             peers,
             bus,
@@ -125,14 +126,19 @@ impl Vcpu {
     }
 
     /// The TSC at which something becomes due by itself.
-    pub fn deadline(&self) -> Option<u64> {
-        let deadlines = [self.apic.deadline(), self.legacy.deadline];
-        deadlines.into_iter().flatten().min()
+    pub fn deadline(&self) -> u64 {
+        let apic = self.apic.deadline().unwrap_or(tsc::NEVER);
+        apic.min(self.legacy.deadline)
+    }
+
+    /// Whether its time slice is over at `now`.
+    pub fn slice_is_over(&self, now: u64) -> bool {
+        now >= self.slice_end
     }
 
     /// Whether the interval timer is to be looked at.
     pub fn timer_is_due(&self, now: u64) -> bool {
-        self.legacy.deadline.is_some_and(|deadline| deadline <= now)
+        self.legacy.deadline <= now
     }
 
     /// Looks at the devices that are older than APICs.

@@ -1,6 +1,7 @@
 //! What comes of an exit.
 
 use crate::{
+    cpu::msr::Msr,
     memory::address::Gpa,
     vmx::exit::{EventInfo, PortAccess, Reason},
     xstate::{features::XFeatures, fpstate::GrowError, xfd::Interception},
@@ -26,6 +27,8 @@ pub enum Outcome {
     },
     /// Behind the instruction, with other MSRs and exceptions intercepted.
     Intercept(Interception),
+    /// Behind the instruction, with this value in an MSR that the CPU has.
+    SetMsr(Msr, u64),
     /// Execute the MOV to CR0 again: with this read shadow the CPU does the rest.
     RetryCr0 {
         /// The new read shadow.

@@ -9,7 +9,7 @@
 use super::{
     Vcpu,
     boot_state::{self, BootState},
-    events::{inject, inject_debug, intercept},
+    events::{accessible, inject, inject_debug, intercept},
     exit::{self, Report as _},
     interrupts::Interrupts,
     outcome::{End, Exception, Fault, Leave, Outcome},
@@ -19,8 +19,7 @@ use super::{
     vmcs_state,
 };
 use crate::{
-    cpu::{msr::Msr, switched::Switched, tables::Tables},
-    device::x2apic::{READ_BY_CPU, WRITTEN_BY_CPU},
+    cpu::{switched::Switched, tables::Tables, tsc},
     memory::host,
     vmx::{
         capabilities::{Vmx, VmxError},
@@ -69,24 +68,6 @@ pub fn frame() -> Frame {
     Frame::new(on_exit)
 }
 
-/// MSRs that belong to the guest while it runs: the hypervisor never uses them,
-/// or VM entry and exit exchange them.
-const PASSED_THROUGH: [Msr; 13] = [
-    Msr::IA32_SYSENTER_CS,
-    Msr::IA32_SYSENTER_ESP,
-    Msr::IA32_SYSENTER_EIP,
-    Msr::IA32_PAT,
-    Msr::IA32_EFER,
-    Msr::IA32_STAR,
-    Msr::IA32_LSTAR,
-    Msr::IA32_CSTAR,
-    Msr::IA32_FMASK,
-    Msr::IA32_FS_BASE,
-    Msr::IA32_GS_BASE,
-    Msr::IA32_KERNEL_GS_BASE,
-    Msr::IA32_TSC_AUX,
-];
-
 impl Runner {
     /// A vCPU that begins at `boot`.
     ///
@@ -100,22 +81,10 @@ impl Runner {
         boot: &BootState,
     ) -> Result<Box<Self>, VmxError> {
         vcpu.begin(boot);
-        let mut msr_bitmap = Box::new(MsrBitmap::intercept_all());
-        for msr in PASSED_THROUGH {
-            msr_bitmap.pass_through(msr);
-        }
-        if vmx.virtual_apic {
-            for msr in READ_BY_CPU.into_iter().flatten() {
-                msr_bitmap.pass_reads(Msr(msr));
-            }
-            for msr in WRITTEN_BY_CPU {
-                msr_bitmap.pass_writes(Msr(msr));
-            }
-        }
         let mut runner = Box::new(Self {
             vcpu,
             vmcs: Vmcs::new(vmx)?,
-            msr_bitmap,
+            msr_bitmap: Box::new(accessible(vmx)),
             switched: Switched::default(),
             interrupts: Interrupts::new(vmx),
             leave: Leave::Interrupted,
@@ -166,20 +135,24 @@ impl Runner {
     ///
     /// # Errors
     /// Its container was left on another CPU.
+    #[inline(always)]
     pub fn switch_in(
         &mut self,
         cpu: &mut Cpu,
         index: u16,
         tables: &Tables,
-        mut outgoing: Option<&mut Self>,
+        outgoing: Option<&mut Self>,
     ) -> Result<(), End> {
-        if let Some(outgoing) = &mut outgoing {
-            outgoing.switched.save();
-        }
-        let before = outgoing.map(|outgoing| &mut outgoing.vcpu.xstate);
+        let (switched, before) = match outgoing {
+            Some(outgoing) => {
+                outgoing.switched.save();
+                (Some(&outgoing.switched), Some(&mut outgoing.vcpu.xstate))
+            }
+            None => (None, None),
+        };
         cpu.make_current(before, &mut self.vcpu.xstate)
             .map_err(|_| End::Fault(Fault::XstateLost))?;
-        self.switched.load();
+        self.switched.load(switched);
         let mut vmcs = self.vmcs.load();
         if self.home != Some(index) {
             self.moves += u64::from(self.home.is_some());
@@ -335,6 +308,10 @@ unsafe extern "sysv64" fn on_exit(frame: *mut Frame) -> bool {
         cpu.before_entry(&mut vcpu.xstate);
         return true;
     }
+    if reason == Reason::PREEMPTION_TIMER && vcpu.slice_is_over(tsc::now()) {
+        runner.leave = Leave::SliceOver;
+        return false;
+    }
     decide(runner, cpu, reason)
 }
 
@@ -361,6 +338,10 @@ fn decide(runner: &mut Runner, cpu: &mut Cpu, reason: Reason) -> bool {
         Outcome::Intercept(interception) => {
             skip(&mut vmcs);
             intercept(&mut vmcs, &mut runner.msr_bitmap, interception);
+        }
+        Outcome::SetMsr(msr, value) => {
+            skip(&mut vmcs);
+            runner.switched.write(msr, value);
         }
         Outcome::RetryCr0 { shadow } => vmcs.write(field::CR0_READ_SHADOW, shadow),
         Outcome::RetryCr4 { shadow, cr4 } => {

@@ -1,7 +1,10 @@
 //! A vCPU as the scheduler sees it: when it can run, where, and for how long.
 
 use super::Vm;
-use crate::vcpu::{peers::Inbox, run::Runner};
+use crate::{
+    cpu::tsc::NEVER,
+    vcpu::{peers::Inbox, run::Runner},
+};
 use alloc::{boxed::Box, sync::Arc};
 
 /// What a vCPU waits for.
@@ -20,8 +23,6 @@ pub enum Waits {
 
 /// The TSC at which a vCPU can run that can now.
 pub const NOW: u64 = 0;
-/// The TSC at which one can run that waits for something to come.
-pub const ON_EVENT: u64 = u64::MAX;
 
 /// One vCPU of a VM.
 pub struct Thread {
@@ -38,8 +39,8 @@ pub struct Thread {
     /// TSC ticks that it may still run before it waits for others again. What is
     /// left when it halts it keeps, so that it is first when it wakes up.
     pub budget: u64,
-    /// TSC since when it could run; `None` while it runs or sleeps.
-    pub ready_since: Option<u64>,
+    /// TSC since when it could run; [`NEVER`] while it runs or sleeps.
+    pub ready_since: u64,
     /// How often it got a CPU.
     pub turns: u64,
     /// TSC ticks that it waited at most for one.
@@ -56,7 +57,7 @@ impl Thread {
             number,
             waits: Waits::Cpu,
             budget: 0,
-            ready_since: None,
+            ready_since: NEVER,
             turns: 0,
             longest_wait: 0,
         };
@@ -69,7 +70,7 @@ impl Thread {
     /// Whether something has arrived for it, or it waits for that.
     #[inline]
     pub fn is_unsettled(&mut self, now: u64) -> bool {
-        let is_due = self.runner.vcpu().timer_is_due(now);
+        let is_due = self.runner.vcpu().deadline() <= now;
         self.waits != Waits::Cpu || !self.inbox.is_empty() || is_due
     }
 
@@ -79,16 +80,16 @@ impl Thread {
         pinned.is_none_or(|cpu| cpu == u32::from(index))
     }
 
-    /// The TSC at which it can run, as seen at `now`: [`NOW`], [`ON_EVENT`], or that of
-    /// its own timer.
+    /// The TSC at which it can run, as seen at `now`: [`NOW`], that of its own timer,
+    /// or [`NEVER`] if it waits for something to come.
     pub fn ready_at(&mut self, now: u64) -> u64 {
         // One that has ended is to be taken off.
         let at = match self.waits == Waits::Cpu || self.inbox.has_ended() {
             true => NOW,
             false => self.awake_at(now),
         };
-        if at == NOW && self.ready_since.is_none() {
-            self.ready_since = Some(now);
+        if at == NOW {
+            self.ready_since = self.ready_since.min(now);
         }
         at
     }
@@ -103,8 +104,10 @@ impl Thread {
         if woken || vcpu.has_news() || interruptible && vcpu.timer_is_due(now) {
             return NOW;
         }
-        let deadline = vcpu.deadline().filter(|_| interruptible);
-        deadline.unwrap_or(ON_EVENT)
+        match interruptible {
+            true => vcpu.deadline(),
+            false => NEVER,
+        }
     }
 
     /// Puts it to sleep, and says whether its whole VM sleeps for ever now.
@@ -113,7 +116,7 @@ impl Thread {
         let deadline = self.runner.vcpu().deadline();
         let by_itself = match waits {
             Waits::Cpu => true,
-            Waits::Event { interruptible } => interruptible && deadline.is_some(),
+            Waits::Event { interruptible } => interruptible && deadline != NEVER,
             Waits::StartUp => false,
         };
         self.inbox.set_asleep(!by_itself);
@@ -123,9 +126,9 @@ impl Thread {
     /// It got a CPU at `now`.
     pub fn begin_turn(&mut self, now: u64) {
         self.turns += 1;
-        if let Some(since) = self.ready_since.take() {
-            self.longest_wait = self.longest_wait.max(now.saturating_sub(since));
-        }
+        let waited = now.saturating_sub(self.ready_since);
+        self.longest_wait = self.longest_wait.max(waited);
+        self.ready_since = NEVER;
         if self.budget == 0 {
             self.budget = self.vm.slice;
         }

@@ -90,11 +90,6 @@ impl Area {
         Ok(area)
     }
 
-    /// How long it is.
-    pub fn bytes(&self) -> u32 {
-        self.size
-    }
-
     /// Makes all state initial and every byte zero.
     pub fn clear(&mut self) {
         for byte in self.bytes_mut() {

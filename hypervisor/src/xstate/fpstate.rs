@@ -163,11 +163,6 @@ impl Fpstate {
     }
 
     /// What must exit while this vCPU runs, if that is other than what the run
-    /// Bytes of its XSAVE area (SDM Vol. 1, "XSAVE Area").
-    pub fn bytes(&self) -> u32 {
-        self.area.bytes()
-    }
-
     /// loop was told last; [`Interception::INITIAL`] to begin with. To be asked
     /// after whatever happens outside the run loop: growing, reset, new state.
     #[must_use]
@@ -192,7 +187,7 @@ impl Fpstate {
         self.area.features()
     }
 
-    /// Bytes of the area.
+    /// Bytes of its XSAVE area (SDM Vol. 1, "XSAVE Area").
     #[must_use]
     pub const fn size(&self) -> u32 {
         self.area.size()

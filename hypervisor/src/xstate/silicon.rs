@@ -13,10 +13,9 @@ use crate::xstate::layout::{Extensions, Layout};
 use crate::xstate::registers::XRegisters;
 use core::arch::asm;
 
-/// How extended state is saved, best first.
+/// How extended state is saved without XSAVES, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Save {
-    Xsaves,
     Xsavec,
     Xsaveopt,
     Xsave,
@@ -25,7 +24,6 @@ enum Save {
 impl Save {
     const fn best(extensions: Extensions) -> Self {
         match extensions {
-            Extensions { xsaves: true, .. } => Self::Xsaves,
             Extensions { xsavec: true, .. } => Self::Xsavec,
             Extensions { xsaveopt: true, .. } => Self::Xsaveopt,
             _ => Self::Xsave,
@@ -33,9 +31,23 @@ impl Save {
     }
 }
 
+/// Saves all that `area` has room for with one instruction of the family.
+macro_rules! save {
+    ($instruction:literal, $area:ident) => {{
+        let (edx, eax) = split($area.features().bits());
+        // SAFETY: the area is aligned to 64 bytes and has room for the components
+        // EDX:EAX in the format this instruction writes.
+        unsafe {
+            asm!(concat!($instruction, " [{}]"), in(reg) $area.as_mut_ptr(), in("eax") eax,
+                in("edx") edx, options(nostack, preserves_flags))
+        }
+    }};
+}
+
 /// The processor.
 pub struct Silicon {
-    save: Save,
+    xsaves: bool,
+    otherwise: Save,
     xgetbv1: bool,
 }
 
@@ -51,8 +63,18 @@ impl Silicon {
     #[must_use]
     pub const unsafe fn new(layout: &Layout) -> Self {
         Self {
-            save: Save::best(layout.extensions()),
+            xsaves: layout.extensions().xsaves,
+            otherwise: Save::best(layout.extensions()),
             xgetbv1: layout.extensions().xgetbv1,
+        }
+    }
+
+    #[cold]
+    fn save_otherwise(&self, area: &mut Area) {
+        match self.otherwise {
+            Save::Xsavec => save!("xsavec64", area),
+            Save::Xsaveopt => save!("xsaveopt64", area),
+            Save::Xsave => save!("xsave64", area),
         }
     }
 }
@@ -112,24 +134,9 @@ impl XRegisters for Silicon {
     }
 
     fn save(&mut self, area: &mut Area) {
-        let (edx, eax) = split(area.features().bits());
-        let area = area.as_mut_ptr();
-        /// Saves EDX:EAX into `area` with one instruction of the family.
-        macro_rules! save {
-            ($instruction:literal) => {
-                // SAFETY: `area` is aligned to 64 bytes and has room for the
-                // components EDX:EAX in the format this instruction writes.
-                unsafe {
-                    asm!(concat!($instruction, " [{}]"), in(reg) area, in("eax") eax,
-                        in("edx") edx, options(nostack, preserves_flags))
-                }
-            };
-        }
-        match self.save {
-            Save::Xsaves => save!("xsaves64"),
-            Save::Xsavec => save!("xsavec64"),
-            Save::Xsaveopt => save!("xsaveopt64"),
-            Save::Xsave => save!("xsave64"),
+        match self.xsaves {
+            true => save!("xsaves64", area),
+            false => self.save_otherwise(area),
         }
     }
 
@@ -140,10 +147,10 @@ impl XRegisters for Silicon {
         // room for all that XSTATE_BV names. No Rust code is compiled to use
         // the registers it loads (`x86_64-unknown-none` is soft-float).
         unsafe {
-            match self.save {
-                Save::Xsaves => asm!("xrstors64 [{}]", in(reg) area, in("eax") eax,
+            match self.xsaves {
+                true => asm!("xrstors64 [{}]", in(reg) area, in("eax") eax,
                     in("edx") edx, options(nostack, readonly, preserves_flags)),
-                _ => asm!("xrstor64 [{}]", in(reg) area, in("eax") eax, in("edx") edx,
+                false => asm!("xrstor64 [{}]", in(reg) area, in("eax") eax, in("edx") edx,
                     options(nostack, readonly, preserves_flags)),
             }
         }

@@ -118,6 +118,7 @@ impl<R: XRegisters> CpuXstate<R> {
         self.swap(outgoing, incoming)
     }
 
+    #[inline(always)]
     fn swap(
         &mut self,
         outgoing: Option<&mut Fpstate>,
@@ -133,8 +134,12 @@ impl<R: XRegisters> CpuXstate<R> {
             Residence::Both(_) | Residence::Memory => {}
         }
         self.widen(incoming.offer.supervisor());
-        let found = self.disarm_for_swap(incoming.area.present());
         let outgoing = outgoing.filter(|outgoing| self.holds(outgoing));
+        let known = outgoing.as_ref().is_some_and(|of| of.xfd.is_out_of_play());
+        let found = match known && incoming.xfd.is_out_of_play() {
+            true => None,
+            false => self.disarm_for_swap(incoming.area.present()),
+        };
         if let Some(outgoing) = outgoing {
             self.save(outgoing, found);
             outgoing.residence = Residence::Memory;
@@ -142,7 +147,7 @@ impl<R: XRegisters> CpuXstate<R> {
 
         // Rule xs-11.
         debug_assert!((self.xcr0 | self.xss).contains(incoming.area.features()));
-        debug_assert!(!found.now.intersects(incoming.area.present()));
+        debug_assert!(found.is_none_or(|found| !found.now.intersects(incoming.area.present())));
         self.registers.restore(&incoming.area);
         self.residual_supervisor = incoming.offer.supervisor();
 
@@ -183,10 +188,10 @@ impl<R: XRegisters> CpuXstate<R> {
 
     /// Step 2, rule xs-10. XGETBV reports only components that XCR0 enables,
     /// hence after step 1. An armed component that is not in use needs no
-    /// disarming: saved as initial, it costs no bytes.
-    fn disarm_for_swap(&mut self, to_load: XFeatures) -> Found {
+    /// disarming: saved as initial, it costs no bytes. `None` without XFD.
+    fn disarm_for_swap(&mut self, to_load: XFeatures) -> Option<Found> {
         if !self.has_xfd {
-            return Found::default();
+            return None;
         }
         let (guest, error) = (self.registers.xfd(), self.registers.xfd_err());
         let now = if guest.is_empty() || !guest.intersects(self.registers.in_use() | to_load) {
@@ -195,23 +200,23 @@ impl<R: XRegisters> CpuXstate<R> {
             self.registers.set_xfd(XFeatures::EMPTY);
             XFeatures::EMPTY
         };
-        Found { guest, now, error }
+        Some(Found { guest, now, error })
     }
 
     /// Step 3, and rule xs-07: the MSRs may have changed without an exit.
-    fn save(&mut self, outgoing: &mut Fpstate, found: Found) {
+    fn save(&mut self, outgoing: &mut Fpstate, found: Option<Found>) {
         debug_assert!((self.xcr0 | self.xss).contains(outgoing.area.features()));
         self.registers.save(&mut outgoing.area);
         #[cfg(debug_assertions)]
         assert!(outgoing.area.guard_intact(), "saved beyond the container");
-        if self.has_xfd {
+        if let Some(found) = found {
             outgoing.xfd.on_swap_out(found.guest, found.error);
         }
     }
 
     /// Step 5.
-    fn load_controls(&mut self, incoming: &Fpstate, found: Found) {
-        if self.has_xfd {
+    fn load_controls(&mut self, incoming: &Fpstate, found: Option<Found>) {
+        if let Some(found) = found {
             let (value, error) = (incoming.xfd.value(), incoming.xfd.resting_error());
             if found.error != error {
                 self.registers.set_xfd_err(error);
@@ -246,7 +251,7 @@ impl<R: XRegisters> CpuXstate<R> {
 }
 
 /// What a swap found in the registers of XFD, and what it made of it.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Found {
     /// XFD, as the guest left it.
     guest: XFeatures,

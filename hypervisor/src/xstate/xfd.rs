@@ -100,6 +100,13 @@ impl Xfd {
         self.error
     }
 
+    /// Whether both MSRs are 0 in the registers for certain: no value was ever written
+    /// to `IA32_XFD` without an exit, and none is in `IA32_XFD_ERR`.
+    #[must_use]
+    pub const fn is_out_of_play(&self) -> bool {
+        !self.used && self.error.is_empty()
+    }
+
     /// Rule xs-07: whether `value` may be written to either MSR.
     ///
     /// # Errors

@@ -63,10 +63,8 @@ pub(super) fn write<R: XRegisters>(
         let result = cpu.write_msr(&mut vcpu.xstate, msr, value);
         return xstate_outcome(vcpu, result);
     }
-    match change(vcpu, Msr(number), value, report) {
-        Some(()) => Outcome::Skip,
-        None => Outcome::Inject(Exception::GENERAL_PROTECTION),
-    }
+    change(vcpu, Msr(number), value, report)
+        .unwrap_or(Outcome::Inject(Exception::GENERAL_PROTECTION))
 }
 
 /// What an MSR of the model reads; `None` where it does not exist.
@@ -85,7 +83,7 @@ fn model(vcpu: &Vcpu, msr: Msr, report: &impl Report) -> Option<u64> {
 }
 
 /// Writes an MSR of the model; `None` where that raises #GP.
-fn change(vcpu: &mut Vcpu, msr: Msr, value: u64, report: &impl Report) -> Option<()> {
+fn change(vcpu: &mut Vcpu, msr: Msr, value: u64, report: &impl Report) -> Option<Outcome> {
     match msr {
         Msr(number @ FIRST_MSR..=LAST_MSR) => {
             let effect = vcpu
@@ -103,14 +101,26 @@ fn change(vcpu: &mut Vcpu, msr: Msr, value: u64, report: &impl Report) -> Option
             vcpu.apic.set_tsc_deadline(value);
             vcpu.attention = true;
         }
-        Msr::IA32_APIC_BASE => return (value == apic_base(vcpu)).then_some(()),
+        Msr::IA32_APIC_BASE => return (value == apic_base(vcpu)).then_some(Outcome::Skip),
         Msr::IA32_MISC_ENABLE => {}
         // Zero is written before the microcode revision is read (SDM Vol. 3,
         // "Determining the Signature").
-        Msr::IA32_BIOS_SIGN_ID => return (value == 0).then_some(()),
+        Msr::IA32_BIOS_SIGN_ID => return (value == 0).then_some(Outcome::Skip),
+        Msr::IA32_STAR => return Some(Outcome::SetMsr(msr, value)),
+        Msr::IA32_LSTAR | Msr::IA32_CSTAR if !is_canonical(value) => return None,
+        Msr::IA32_FMASK | Msr::IA32_TSC_AUX if value >> 32 != 0 => return None,
+        Msr::IA32_LSTAR | Msr::IA32_CSTAR | Msr::IA32_FMASK | Msr::IA32_TSC_AUX => {
+            return Some(Outcome::SetMsr(msr, value));
+        }
         _ => return None,
     }
-    Some(())
+    Some(Outcome::Skip)
+}
+
+/// Whether `linear` is an address of 48 bits (SDM Vol. 1, "Canonical Addressing"): LA57
+/// is not shown.
+fn is_canonical(linear: u64) -> bool {
+    matches!(linear >> 47, 0 | 0x1_ffff)
 }
 
 /// Tells the devices that the interrupt on `vector`, which one holds up, was served.

@@ -329,6 +329,21 @@ fn msrs_are_modelled_or_refused() {
     assert_eq!(machine.rdmsr(Msr::IA32_MISC_ENABLE), Some(1));
     assert_eq!(machine.wrmsr(Msr::IA32_BIOS_SIGN_ID, 0), Outcome::Skip);
     assert_eq!(machine.wrmsr(Msr::IA32_BIOS_SIGN_ID, 1), GP);
+    for (msr, taken, refused) in [
+        (
+            Msr::IA32_LSTAR,
+            0xffff_8000_0000_0000,
+            0xffff_0000_0000_0000,
+        ),
+        (Msr::IA32_CSTAR, 0x7fff_ffff_ffff, 0x8000_0000_0000),
+        (Msr::IA32_FMASK, 0xffff_ffff, 1 << 32),
+        (Msr::IA32_TSC_AUX, 0xffff_ffff, 1 << 32),
+    ] {
+        assert_eq!(machine.wrmsr(msr, taken), Outcome::SetMsr(msr, taken));
+        assert_eq!(machine.wrmsr(msr, refused), GP, "{msr:?}");
+    }
+    let star = Outcome::SetMsr(Msr::IA32_STAR, u64::MAX);
+    assert_eq!(machine.wrmsr(Msr::IA32_STAR, u64::MAX), star);
     let base = machine.rdmsr(Msr::IA32_APIC_BASE).expect("x2APIC");
     assert_eq!(machine.wrmsr(Msr::IA32_APIC_BASE, base), Outcome::Skip);
     assert_eq!(machine.wrmsr(Msr::IA32_APIC_BASE, base & !0x400), GP);

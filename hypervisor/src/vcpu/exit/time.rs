@@ -7,7 +7,7 @@ use crate::vcpu::{
 
 /// The preemption timer: the slice is over, or the guest's own timer fires.
 pub(super) fn timer(vcpu: &mut Vcpu, now: u64) -> Outcome {
-    if now >= vcpu.slice_end {
+    if vcpu.slice_is_over(now) {
         return Outcome::Leave(Leave::SliceOver);
     }
     if vcpu.timer_is_due(now) {
