@@ -39,6 +39,5 @@ pub mod xstate;
 
 #[cfg(target_os = "none")]
 pub mod boot;
-#[cfg(target_os = "none")]
 pub mod sched;
 pub mod vm;

@@ -29,6 +29,9 @@ pub struct Switched {
     cr2: u64,
     dr: [u64; 4],
     dr6: u64,
+    /// The debug registers of the vCPU are in the CPU whenever it is; if not, it has none
+    /// of its breakpoints on, and its accesses to them exit.
+    has_debug: bool,
 }
 
 impl Default for Switched {
@@ -40,15 +43,37 @@ impl Default for Switched {
             cr2: 0,
             dr: [0; 4],
             dr6: DR6_AT_RESET,
+            has_debug: false,
         }
     }
 }
 
 impl Switched {
-    /// Gives the debug registers of this CPU what INIT gives them; it keeps the MSRs.
-    pub fn init_signal() {
+    /// INIT of the vCPU that uses the CPU: it keeps the MSRs.
+    pub fn init_signal(&mut self) {
         let Self { cr2, dr, dr6, .. } = Self::default();
-        load_registers(cr2, dr, dr6);
+        (self.dr, self.dr6) = (dr, dr6);
+        set_fault_address(cr2);
+        if self.has_debug {
+            self.load_debug();
+        }
+    }
+
+    /// Whether the debug registers of the vCPU are in the CPU when it is.
+    #[inline]
+    pub fn has_debug(&self) -> bool {
+        self.has_debug
+    }
+
+    /// Puts the debug registers of the vCPU that uses the CPU there, too.
+    pub fn own_debug(&mut self) {
+        self.has_debug = true;
+        self.load_debug();
+    }
+
+    /// Leaves them in memory, where [`Self::save`] has put them.
+    pub fn disown_debug(&mut self) {
+        self.has_debug = false;
     }
 
     /// The vCPU that uses the CPU writes `msr`, one of [`WRITTEN_BY_EXIT`], with a
@@ -68,15 +93,10 @@ impl Switched {
     pub fn save(&mut self) {
         // SAFETY: the register exists.
         self.kernel_gs_base = unsafe { msr::read(Msr::IA32_KERNEL_GS_BASE) };
-        // SAFETY: reading these registers changes nothing; DR7 is zero in the
-        // hypervisor, so no access to them traps.
-        unsafe {
-            asm!("mov {}, cr2", out(reg) self.cr2, options(nomem, nostack, preserves_flags));
-            asm!("mov {}, dr0", out(reg) self.dr[0], options(nomem, nostack, preserves_flags));
-            asm!("mov {}, dr1", out(reg) self.dr[1], options(nomem, nostack, preserves_flags));
-            asm!("mov {}, dr2", out(reg) self.dr[2], options(nomem, nostack, preserves_flags));
-            asm!("mov {}, dr3", out(reg) self.dr[3], options(nomem, nostack, preserves_flags));
-            asm!("mov {}, dr6", out(reg) self.dr6, options(nomem, nostack, preserves_flags));
+        // SAFETY: reading the register changes nothing.
+        unsafe { asm!("mov {}, cr2", out(reg) self.cr2, options(nomem, nostack, preserves_flags)) };
+        if self.has_debug {
+            self.save_debug();
         }
     }
 
@@ -96,17 +116,47 @@ impl Switched {
         }
         // SAFETY: as above.
         unsafe { msr::write(Msr::IA32_KERNEL_GS_BASE, self.kernel_gs_base) };
-        load_registers(self.cr2, self.dr, self.dr6);
+        set_fault_address(self.cr2);
+        if self.has_debug {
+            self.load_debug();
+        }
+    }
+
+    #[cold]
+    fn save_debug(&mut self) {
+        // SAFETY: reading these registers changes nothing; DR7 is zero in the
+        // hypervisor, so no access to them traps.
+        unsafe {
+            asm!("mov {}, dr0", out(reg) self.dr[0], options(nomem, nostack, preserves_flags));
+            asm!("mov {}, dr1", out(reg) self.dr[1], options(nomem, nostack, preserves_flags));
+            asm!("mov {}, dr2", out(reg) self.dr[2], options(nomem, nostack, preserves_flags));
+            asm!("mov {}, dr3", out(reg) self.dr[3], options(nomem, nostack, preserves_flags));
+            asm!("mov {}, dr6", out(reg) self.dr6, options(nomem, nostack, preserves_flags));
+        }
+    }
+
+    #[cold]
+    fn load_debug(&self) {
+        // SAFETY: a VM exit loads DR7 with breakpoints off.
+        unsafe {
+            asm!("mov dr0, {}", in(reg) self.dr[0], options(nomem, nostack, preserves_flags));
+            asm!("mov dr1, {}", in(reg) self.dr[1], options(nomem, nostack, preserves_flags));
+            asm!("mov dr2, {}", in(reg) self.dr[2], options(nomem, nostack, preserves_flags));
+            asm!("mov dr3, {}", in(reg) self.dr[3], options(nomem, nostack, preserves_flags));
+            asm!("mov dr6, {}", in(reg) self.dr6, options(nomem, nostack, preserves_flags));
+        }
     }
 }
 
-/// Says where a page fault happened that the guest is going to get.
+/// Says where a page fault happened that the guest is going to get, or got.
+#[inline]
 pub fn set_fault_address(linear: u64) {
-    // SAFETY: the register is the guest's.
+    // SAFETY: the register is the guest's; the hypervisor takes no page fault that it
+    // reads it for after this.
     unsafe { asm!("mov cr2, {}", in(reg) linear, options(nomem, nostack, preserves_flags)) };
 }
 
-/// Adds `causes` to DR6 as a debug exception does: bits 0 to 3 say which breakpoints,
+/// Adds `causes` to DR6 of the vCPU that uses the CPU and has its debug registers there, as a debug exception does: bits 0 to 3 say which breakpoints,
 /// the rest adds up (SDM Vol. 3, "Debug Status Register (DR6)").
 pub fn add_debug_causes(causes: u64) {
     const BREAKPOINTS: u64 = 0xf;
@@ -118,20 +168,6 @@ pub fn add_debug_causes(causes: u64) {
     unsafe {
         asm!("mov {}, dr6", out(reg) dr6, options(nomem, nostack, preserves_flags));
         dr6 = dr6 & !BREAKPOINTS | causes & (BREAKPOINTS | ADDS_UP) | OUTSIDE_TRANSACTION;
-        asm!("mov dr6, {}", in(reg) dr6, options(nomem, nostack, preserves_flags));
-    }
-}
-
-#[inline]
-fn load_registers(cr2: u64, dr: [u64; 4], dr6: u64) {
-    // SAFETY: the hypervisor takes no page fault that it reads CR2 for after this,
-    // and a VM exit loads DR7 with breakpoints off.
-    unsafe {
-        asm!("mov cr2, {}", in(reg) cr2, options(nomem, nostack, preserves_flags));
-        asm!("mov dr0, {}", in(reg) dr[0], options(nomem, nostack, preserves_flags));
-        asm!("mov dr1, {}", in(reg) dr[1], options(nomem, nostack, preserves_flags));
-        asm!("mov dr2, {}", in(reg) dr[2], options(nomem, nostack, preserves_flags));
-        asm!("mov dr3, {}", in(reg) dr[3], options(nomem, nostack, preserves_flags));
         asm!("mov dr6, {}", in(reg) dr6, options(nomem, nostack, preserves_flags));
     }
 }

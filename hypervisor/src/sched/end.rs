@@ -1,7 +1,10 @@
 //! The end of a VM: its vCPUs are taken off, its memory is given back, and it begins
 //! again if it asked for that.
 
-use super::{FIRST_CPU, LISTEN_US, Scheduler, pool::POOL, running};
+use super::{
+    pool::POOL,
+    scheduler::{FIRST_CPU, LISTEN_US, Scheduler},
+};
 use crate::{
     vcpu::outcome::End,
     vm::{create::FACTORY, report, thread::Thread},
@@ -39,7 +42,7 @@ impl Scheduler {
     /// given back.
     pub(super) fn retire(&mut self, thread: Thread) {
         thread.inbox.set_place(None);
-        running::clear(self.index);
+        self.running.clear();
         let Thread {
             mut runner,
             vm,

@@ -1,6 +1,9 @@
 //! The operator's keys.
 
-use super::{FIRST_CPU, Scheduler, pool::POOL};
+use super::{
+    pool::POOL,
+    scheduler::{FIRST_CPU, Scheduler},
+};
 use crate::{device::bus::Raised, platform::console, vm::report};
 
 /// The key for "what is running?", as on BSD's terminals (SIGINFO).

@@ -90,10 +90,11 @@ impl Pool {
         self.look_at.store(NOW, SeqCst);
     }
 
-    /// The TSC at which a vCPU in the queue can run, or before.
+    /// Whether the CPU on which `current` was preempted may go on with its own vCPUs.
     #[inline]
-    pub(super) fn look_at(&self) -> u64 {
-        self.look_at.load(SeqCst)
+    pub(super) fn leaves(&self, current: &Thread, now: u64) -> bool {
+        // Whoever changes it tells an idle CPU; others may see it a slice later.
+        self.look_at.load(Relaxed) > now && !self.wants(current)
     }
 
     /// Whether `thread`, which was preempted, is to go through the queue: another CPU is

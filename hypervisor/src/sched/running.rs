@@ -12,20 +12,27 @@ use core::{
     sync::atomic::{AtomicPtr, Ordering::Relaxed},
 };
 
+/// What one CPU runs.
+pub(super) struct Running(&'static AtomicPtr<Thread>);
+
 static RUNNING: [AtomicPtr<Thread>; MOST_CPUS] =
     [const { AtomicPtr::new(ptr::null_mut()) }; MOST_CPUS];
 
-/// CPU `index` begins to run `thread`.
-pub(super) fn set(index: u16, thread: &Thread) {
-    if let Some(slot) = RUNNING.get(usize::from(index)) {
-        slot.store(ptr::from_ref(thread).cast_mut(), Relaxed);
+impl Running {
+    /// That of CPU `index`, which is one of the machine's.
+    pub(super) fn on(index: u16) -> Self {
+        Self(&RUNNING[usize::from(index)])
     }
-}
 
-/// CPU `index` no longer runs what it ran.
-pub(super) fn clear(index: u16) {
-    if let Some(slot) = RUNNING.get(usize::from(index)) {
-        slot.store(ptr::null_mut(), Relaxed);
+    /// The CPU begins to run `thread`.
+    #[inline]
+    pub(super) fn set(&self, thread: &Thread) {
+        self.0.store(ptr::from_ref(thread).cast_mut(), Relaxed);
+    }
+
+    /// It no longer runs what it ran.
+    pub(super) fn clear(&self) {
+        self.0.store(ptr::null_mut(), Relaxed);
     }
 }
 

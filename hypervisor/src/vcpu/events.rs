@@ -2,10 +2,7 @@
 
 use super::outcome::Exception;
 use crate::{
-    cpu::{
-        msr::Msr,
-        switched::{self, WRITTEN_BY_EXIT},
-    },
+    cpu::{msr::Msr, switched::WRITTEN_BY_EXIT},
     device::x2apic::{READ_BY_CPU, WRITTEN_BY_CPU},
     vmx::{capabilities::Vmx, field, msr_bitmap::MsrBitmap, vmcs::Loaded},
     xstate::xfd::Interception,
@@ -54,16 +51,6 @@ pub(super) fn inject(vmcs: &mut Loaded<'_>, exception: Exception) {
         vmcs.write(field::ENTRY_EXCEPTION_ERROR_CODE, error_code);
     }
     vmcs.write(field::ENTRY_INTERRUPTION_INFO, exception.info().0);
-}
-
-#[cold]
-pub(super) fn inject_debug(vmcs: &mut Loaded<'_>, causes: u64) {
-    // SDM Vol. 3, "Debug Control Register (DR7)": the exception clears it.
-    const GENERAL_DETECT: u64 = 1 << 13;
-    switched::add_debug_causes(causes);
-    let dr7 = vmcs.read(field::GUEST_DR7);
-    vmcs.write(field::GUEST_DR7, dr7 & !GENERAL_DETECT);
-    inject(vmcs, Exception::DEBUG);
 }
 
 /// Rules xs-07, xs-08, xs-09: which accesses and exceptions exit from now on.

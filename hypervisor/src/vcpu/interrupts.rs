@@ -103,21 +103,34 @@ impl Interrupts {
             self.windows = windows;
             vmcs.write(field::PRIMARY_CONTROLS, self.primary | windows.bits());
         }
-        self.set_timer(vmcs, vcpu, now);
+        self.set_timer(vmcs, vcpu.deadline().min(vcpu.slice_end), now);
+    }
+
+    /// Lets accesses to debug registers exit, or not.
+    pub(super) fn set_debug_exits(&mut self, vmcs: &mut Loaded<'_>, exits: bool) {
+        let mut primary = Primary::from_bits_retain(self.primary);
+        primary.set(Primary::MOV_DR_EXITING, exits);
+        self.primary = primary.bits();
+        vmcs.write(field::PRIMARY_CONTROLS, self.primary | self.windows.bits());
     }
 
     /// Begins a time slice: nothing but the timer is set where nothing has arrived since
     /// the CPU was told.
-    pub(super) fn begin_slice(&mut self, vmcs: &mut Loaded<'_>, vcpu: &mut Vcpu, now: u64) {
+    pub(super) fn begin_slice(
+        &mut self,
+        vmcs: &mut Loaded<'_>,
+        vcpu: &mut Vcpu,
+        now: u64,
+        deadline: u64,
+    ) {
         if vcpu.attention {
             self.attend(vmcs, vcpu, true);
         } else {
-            self.set_timer(vmcs, vcpu, now);
+            self.set_timer(vmcs, deadline.min(vcpu.slice_end), now);
         }
     }
 
-    fn set_timer(&self, vmcs: &mut Loaded<'_>, vcpu: &Vcpu, now: u64) {
-        let next = vcpu.deadline().min(vcpu.slice_end);
+    fn set_timer(&self, vmcs: &mut Loaded<'_>, next: u64, now: u64) {
         let ticks = next.saturating_sub(now) >> self.timer_shift;
         vmcs.write(
             field::PREEMPTION_TIMER,

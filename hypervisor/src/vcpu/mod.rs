@@ -8,6 +8,8 @@ pub mod control;
 pub mod counters;
 pub mod cpuid_model;
 #[cfg(target_os = "none")]
+mod debug;
+#[cfg(target_os = "none")]
 mod events;
 pub mod exit;
 pub mod instruction;

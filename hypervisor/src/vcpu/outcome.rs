@@ -29,6 +29,8 @@ pub enum Outcome {
     Intercept(Interception),
     /// Behind the instruction, with this value in an MSR that the CPU has.
     SetMsr(Msr, u64),
+    /// Execute the MOV of a debug register again, with all of them in the CPU.
+    RetryDebug,
     /// Execute the MOV to CR0 again: with this read shadow the CPU does the rest.
     RetryCr0 {
         /// The new read shadow.

@@ -9,7 +9,8 @@
 use super::{
     Vcpu,
     boot_state::{self, BootState},
-    events::{accessible, inject, inject_debug, intercept},
+    debug,
+    events::{accessible, inject, intercept},
     exit::{self, Report as _},
     interrupts::Interrupts,
     outcome::{End, Exception, Fault, Leave, Outcome},
@@ -146,6 +147,11 @@ impl Runner {
         let (switched, before) = match outgoing {
             Some(outgoing) => {
                 outgoing.switched.save();
+                if outgoing.switched.has_debug() {
+                    // SAFETY: until `self` is loaded below, that VMCS is current.
+                    let mut vmcs = unsafe { outgoing.vmcs.assume_loaded() };
+                    debug::leave(&mut vmcs, &mut outgoing.switched, &mut outgoing.interrupts);
+                }
                 (Some(&outgoing.switched), Some(&mut outgoing.vcpu.xstate))
             }
             None => (None, None),
@@ -173,14 +179,15 @@ impl Runner {
     }
 
     /// Gives the vCPU the CPU from TSC `now` until it is `end`, and lets it take the
-    /// interrupts that became pending in the meantime.
+    /// interrupts that became pending in the meantime. At `deadline` something becomes due.
     ///
     /// It was switched in on this CPU.
-    pub fn begin_slice(&mut self, now: u64, end: u64) {
+    pub fn begin_slice(&mut self, now: u64, end: u64, deadline: u64) {
         self.vcpu.slice_end = end;
         // SAFETY: between `switch_in` and the next one, this VMCS is current.
         let mut vmcs = unsafe { self.vmcs.assume_loaded() };
-        self.interrupts.begin_slice(&mut vmcs, &mut self.vcpu, now);
+        self.interrupts
+            .begin_slice(&mut vmcs, &mut self.vcpu, now, deadline);
     }
 
     /// INIT: the vCPU is as after reset, but for its extended state and MSRs. With a
@@ -197,7 +204,7 @@ impl Runner {
             .init_signal()
             .map_err(|_| End::Fault(Fault::XstateLost))?;
         cpu.make_current(None, container).map_err(lost)?;
-        Switched::init_signal();
+        self.switched.init_signal();
         let signature = u64::from(self.vcpu.cpuid.lookup(SIGNATURE_LEAF, 0).eax);
         let boot = match page {
             None => BootState::reset(signature),
@@ -214,7 +221,7 @@ impl Runner {
     /// Runs the guest until something wants the scheduler.
     ///
     /// The vCPU was switched in on this CPU and settled there.
-    pub fn run(&mut self, cpu: &mut Cpu) -> Leave {
+    pub fn run(&mut self, cpu: &mut Cpu) {
         self.cpu = ptr::from_mut(cpu);
         cpu.before_entry(&mut self.vcpu.xstate);
         // SAFETY: this VMCS is current, with our host state, stack and exit
@@ -222,16 +229,24 @@ impl Runner {
         let left = unsafe { entry::enter(ptr::from_mut(self).cast()) };
         self.cpu = ptr::null_mut();
         match left {
-            Left::ByHandler => {
-                self.vcpu.frame.launched = true;
-                self.leave
-            }
+            Left::ByHandler => self.vcpu.frame.launched = true,
             Left::EntryFailed => {
                 // SAFETY: as above.
                 let error = unsafe { self.vmcs.assume_loaded() }.read(field::INSTRUCTION_ERROR);
-                Leave::Ended(End::Fault(Fault::EntryFailed(error)))
+                self.leave = Leave::Ended(End::Fault(Fault::EntryFailed(error)));
             }
         }
+    }
+
+    /// Why it left its run loop.
+    pub fn leave(&self) -> Leave {
+        self.leave
+    }
+
+    /// Whether it left because its slice is over.
+    #[inline]
+    pub fn slice_is_over(&self) -> bool {
+        matches!(self.leave, Leave::SliceOver)
     }
 
     /// Gives the container room for `features`, around the run loop.
@@ -329,11 +344,15 @@ fn decide(runner: &mut Runner, cpu: &mut Cpu, reason: Reason) -> bool {
         }
         Outcome::Resume => {}
         Outcome::Inject(exception) => inject(&mut vmcs, exception),
+        Outcome::RetryDebug => {
+            debug::enter(&mut vmcs, &mut runner.switched, &mut runner.interrupts);
+        }
         Outcome::InjectDebug { causes, behind } => {
+            debug::enter(&mut vmcs, &mut runner.switched, &mut runner.interrupts);
             if behind {
                 skip(&mut vmcs);
             }
-            inject_debug(&mut vmcs, causes);
+            debug::inject(&mut vmcs, causes);
         }
         Outcome::Intercept(interception) => {
             skip(&mut vmcs);

@@ -67,11 +67,18 @@ impl Thread {
         thread
     }
 
-    /// Whether something has arrived for it, or it waits for that.
+    /// The TSC at which something becomes due for it; `None` if something is or has
+    /// arrived, or if it waits for that.
     #[inline]
-    pub fn is_unsettled(&mut self, now: u64) -> bool {
-        let is_due = self.runner.vcpu().deadline() <= now;
-        self.waits != Waits::Cpu || !self.inbox.is_empty() || is_due
+    pub fn undisturbed_until(&mut self, now: u64) -> Option<u64> {
+        let deadline = self.runner.vcpu().deadline();
+        (self.can_run() && self.inbox.is_empty() && deadline > now).then_some(deadline)
+    }
+
+    /// Whether it waits for nothing but a CPU.
+    #[inline]
+    pub fn can_run(&self) -> bool {
+        self.waits == Waits::Cpu
     }
 
     /// Whether it may run on CPU `index`.
@@ -84,7 +91,7 @@ impl Thread {
     /// or [`NEVER`] if it waits for something to come.
     pub fn ready_at(&mut self, now: u64) -> u64 {
         // One that has ended is to be taken off.
-        let at = match self.waits == Waits::Cpu || self.inbox.has_ended() {
+        let at = match self.can_run() || self.inbox.has_ended() {
             true => NOW,
             false => self.awake_at(now),
         };
@@ -123,14 +130,15 @@ impl Thread {
         !by_itself && self.vm.peers.all_asleep() && !self.vm.bus.lock().can_interrupt()
     }
 
-    /// It got a CPU at `now`.
-    pub fn begin_turn(&mut self, now: u64) {
+    /// It got a CPU at `now`, until the TSC that is returned.
+    pub fn begin_turn(&mut self, now: u64) -> u64 {
         self.turns += 1;
         let waited = now.saturating_sub(self.ready_since);
         self.longest_wait = self.longest_wait.max(waited);
         self.ready_since = NEVER;
-        if self.budget == 0 {
-            self.budget = self.vm.slice;
-        }
+        now.wrapping_add(match self.budget {
+            0 => self.vm.slice,
+            left => left,
+        })
     }
 }

@@ -135,6 +135,7 @@ impl Vmx {
         let primary = primary.resolve(
             task_priority
                 | Primary::HLT_EXITING
+                | Primary::MOV_DR_EXITING
                 | Primary::MWAIT_EXITING
                 | Primary::MONITOR_EXITING
                 | Primary::RDPMC_EXITING

@@ -42,6 +42,8 @@ bitflags! {
         const TPR_SHADOW = 1 << 21;
         /// Exit as soon as the guest can take an NMI.
         const NMI_WINDOW_EXITING = 1 << 22;
+        /// MOV to and from debug registers exits.
+        const MOV_DR_EXITING = 1 << 23;
         /// Every port access exits.
         const UNCONDITIONAL_IO_EXITING = 1 << 24;
         /// The MSR bitmap says which accesses exit.

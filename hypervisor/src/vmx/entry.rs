@@ -13,10 +13,10 @@ use core::{arch::naked_asm, mem::offset_of};
 
 /// How a stay in the guest ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
+#[repr(u8)]
 pub enum Left {
-    /// The exit handler asked to leave.
-    ByHandler = 0,
+    /// The exit handler asked to leave, by returning false.
+    ByHandler = false as u8,
     /// VM entry failed before the guest ran; the VMCS's instruction error says why.
     EntryFailed = 1,
 }
@@ -64,14 +64,13 @@ pub unsafe extern "sysv64" fn enter(frame: *mut Frame) -> Left {
         "mov rsp, [rbx + {host_stack}]",
         "call [rbx + {on_exit}]",
         "test al, al",
-        "jz 6f",
+        "jz 5f",
         "mov rsp, rbx",
         "pop r15", "pop r14", "pop r13", "pop r12", "pop r11", "pop r10", "pop r9", "pop r8",
         "pop rbp", "pop rdi", "pop rsi", "pop rdx", "pop rcx", "pop rbx", "pop rax",
         "vmresume",
         "jmp 4b",
-        "6:",
-        "xor eax, eax",
+        // AL is the result: what the handler returned, or the failure.
         "5:",
         "add rsp, 8",
         "pop r15", "pop r14", "pop r13", "pop r12", "pop rbp", "pop rbx",
@@ -80,7 +79,7 @@ pub unsafe extern "sysv64" fn enter(frame: *mut Frame) -> Left {
         host_rsp = const Frame::HOST_RSP,
         launched = const offset_of!(Frame, launched),
         on_exit = const offset_of!(Frame, on_exit),
-        entry_failed = const Left::EntryFailed as u64,
+        entry_failed = const Left::EntryFailed as u8,
     )
 }
 

@@ -106,32 +106,14 @@ impl<R: XRegisters> CpuXstate<R> {
     ///
     /// # Errors
     /// [`SwapError`]; the registers are as they were.
-    #[inline]
+    #[inline(always)]
     pub fn make_current(
         &mut self,
         outgoing: Option<&mut Fpstate>,
         incoming: &mut Fpstate,
     ) -> Result<(), SwapError> {
-        if self.holds(incoming) {
+        if incoming.residence != Residence::Memory && self.finds(incoming)? {
             return Ok(());
-        }
-        self.swap(outgoing, incoming)
-    }
-
-    #[inline(always)]
-    fn swap(
-        &mut self,
-        outgoing: Option<&mut Fpstate>,
-        incoming: &mut Fpstate,
-    ) -> Result<(), SwapError> {
-        match incoming.residence {
-            Residence::Registers(_) => return Err(SwapError),
-            // Parked here, and nobody else was loaded since.
-            Residence::Both(loading) if loading == self.loaded => {
-                incoming.residence = Residence::Registers(loading);
-                return Ok(());
-            }
-            Residence::Both(_) | Residence::Memory => {}
         }
         self.widen(incoming.offer.supervisor());
         let outgoing = outgoing.filter(|outgoing| self.holds(outgoing));
@@ -157,6 +139,20 @@ impl<R: XRegisters> CpuXstate<R> {
         self.next += 1;
         incoming.residence = Residence::Registers(self.loaded);
         Ok(())
+    }
+
+    /// Whether `container` is in the registers, or was parked here and nobody else was
+    /// loaded since.
+    #[cold]
+    fn finds(&self, container: &mut Fpstate) -> Result<bool, SwapError> {
+        match container.residence {
+            Residence::Registers(loading) | Residence::Both(loading) if loading == self.loaded => {
+                container.residence = Residence::Registers(loading);
+                Ok(true)
+            }
+            Residence::Registers(_) => Err(SwapError),
+            Residence::Both(_) | Residence::Memory => Ok(false),
+        }
     }
 
     /// Saves `container` if it is in the registers, so that its state can be

@@ -149,7 +149,7 @@ fn offenders(log: &mut crate::harness::Log) -> Result<()> {
         console.says(&format!("tilevisor: VM \"bad-{how}\" was ended: "))?;
     }
     for name in &names {
-        console.find_of(name, "4 passed, 0 failed")?;
+        console.find_of(name, "5 passed, 0 failed")?;
         console.says(&format!("tilevisor: VM \"{name}\" ended with success"))?;
     }
     console.failed()

@@ -79,7 +79,7 @@ fn own_fault(name: &'static str, cpus: u32) -> Trial {
             .output()?;
         let names = String::from_utf8_lossy(&output.stdout);
         ensure!(
-            names.contains("on_exit") && names.contains("sched/mod.rs"),
+            names.contains("on_exit") && names.contains("sched/scheduler.rs"),
             "the way there is {names}"
         );
         console.failed()

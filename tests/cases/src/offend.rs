@@ -93,7 +93,7 @@ fn computing(name: &str) -> Vm<'_> {
 }
 
 fn is_right(console: &Transcript, name: &str) -> Result<()> {
-    console.find_of(name, "4 passed, 0 failed")?;
+    console.find_of(name, "5 passed, 0 failed")?;
     console.says(&format!("VM \"{name}\" ended with success"))
 }
 

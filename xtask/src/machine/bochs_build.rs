@@ -29,7 +29,7 @@ const TARBALL: &str = "bochs_3.0+dfsg.orig.tar.xz";
 const TARBALL_SHA256: &str = "78f6c73d4a6472d5130a87ab9dc306d02c7c71ed8e25b3a8ef642e2a7acd282b";
 const SUITE: &str = "trixie";
 
-const CONFIGURE: [&str; 15] = [
+const CONFIGURE: [&str; 16] = [
     "--with-nogui",
     "--enable-smp",
     "--enable-cpu-level=6",
@@ -44,6 +44,7 @@ const CONFIGURE: [&str; 15] = [
     "--enable-memtype",
     "--enable-protection-keys",
     "--enable-uintr",
+    "--enable-x86-debugger",
     "--disable-docbook",
 ];
 

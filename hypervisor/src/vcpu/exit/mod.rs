@@ -83,6 +83,7 @@ pub fn dispatch<R: XRegisters>(
         Reason::CR_ACCESS => {
             control::handle(vcpu, CrAccess::decode(report.qualification()), report)
         }
+        Reason::DR_ACCESS => Outcome::RetryDebug,
         Reason::EPT_VIOLATION => {
             memory::handle(report.guest_physical_address(), report.qualification())
         }

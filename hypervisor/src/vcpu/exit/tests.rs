@@ -311,6 +311,8 @@ fn debug_exceptions_and_alignment_checks_are_passed_on() {
     };
     let debug = |causes, behind| Outcome::InjectDebug { causes, behind };
     assert_eq!(exit(&mut machine, 0x8000_0301), debug(0x4001, false));
+    let access = machine.exit(Reason::DR_ACCESS, Reported::default());
+    assert_eq!(access, Outcome::RetryDebug);
     // INT1 has no causes.
     assert_eq!(exit(&mut machine, 0x8000_0501), debug(0, true));
     assert_eq!(

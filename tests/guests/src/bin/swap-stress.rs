@@ -11,7 +11,7 @@
 use core::arch::asm;
 use guests::{
     area::{Area, Save, compacted_offset, components},
-    exceptions::{NM, NONE},
+    exceptions::{DB, NM, NONE},
     payload,
     processor::{
         self, TILECFG, TILEDATA, XFD, XFD_ERR, offered_xcr0, rdmsr, try_xsetbv, wrmsr, xcr0,
@@ -34,6 +34,8 @@ const MXCSR_BITS: u64 = 0xffff_ffff;
 const ADDRESS_MSRS: [u32; 3] = [0xc000_0082, 0xc000_0083, 0xc000_0102];
 /// IA32_TSC_AUX.
 const TSC_AUX: u32 = 0xc000_0103;
+/// DR7 with no breakpoint on.
+const DR7_OFF: u64 = 1 << 10;
 /// Bytes of the legacy region that hold ST and XMM registers.
 const ST: core::ops::Range<usize> = 32..160;
 const XMM: core::ops::Range<usize> = 160..416;
@@ -125,6 +127,30 @@ fn registers_hold(seed: u64) -> bool {
         && (cr2, dr0) == (address(seed, 2), address(seed, 0))
 }
 
+/// Breakpoint 1, on writes to `watched`.
+fn set_breakpoint(watched: *mut u64) {
+    const WRITES_OF_8_BYTES: u64 = 0b1001 << 20;
+    const ON: u64 = 1 << 2;
+    // SAFETY: the exception that it raises is caught.
+    unsafe {
+        asm!("mov dr1, {}", in(reg) watched);
+        asm!("mov dr7, {}", in(reg) DR7_OFF | ON | WRITES_OF_8_BYTES);
+    }
+}
+
+/// Whether it has struck; it is off from now on.
+fn take_breakpoint() -> bool {
+    const STRUCK: u64 = 1 << 1;
+    let dr6: u64;
+    // SAFETY: nothing else looks at these registers.
+    unsafe {
+        asm!("mov {}, dr6", out(reg) dr6);
+        asm!("mov dr6, {}", in(reg) dr6 & !STRUCK);
+        asm!("mov dr7, {}", in(reg) DR7_OFF);
+    }
+    dr6 & STRUCK != 0
+}
+
 /// A canonical address of the lower half.
 fn address(seed: u64, register: u32) -> u64 {
     seed.wrapping_mul(0x9e37_79b9)
@@ -144,6 +170,10 @@ fn main(command_line: &'static str) -> ! {
     let patterns = [pattern(set, seed), pattern(set, !seed)];
     let mut found = Area::filled(0);
     let (mut bytes, mut faults, mut values, mut registers) = (0_u64, 0_u64, 0_u64, 0_u64);
+    // Elsewhere for every seed, so that another VM's breakpoint does not do.
+    let mut words = [0_u64; 64];
+    let watched = &raw mut words[(own % 64) as usize];
+    let mut breakpoints = 0_u64;
     for round in 0..rounds {
         let expected = &patterns[(round % 2) as usize];
         assert_eq!(expected.xrstor(set), NONE, "XRSTOR");
@@ -171,7 +201,13 @@ fn main(command_line: &'static str) -> ! {
                 values += u64::from(xcr0() != 1);
                 assert_eq!(try_xsetbv(0, set), NONE, "XSETBV");
             }
-            _ => wait(&mut seed),
+            _ => {
+                // A breakpoint that is on goes with the vCPU.
+                set_breakpoint(watched);
+                wait(&mut seed);
+                let raised = vector_of!("mov [{at}], {at}", at = in(reg) watched);
+                breakpoints += u64::from(raised != DB || !take_breakpoint());
+            }
         }
         values += u64::from(xcr0() != set || amx && rdmsr(XFD) | rdmsr(XFD_ERR) != 0);
         registers += u64::from(!registers_hold(own));
@@ -179,6 +215,7 @@ fn main(command_line: &'static str) -> ! {
         bytes += u64::from(found.xstate_bv() & SSE == 0 || !same(set, expected, &found));
     }
     let mut report = Report::default();
+    report.equal("breakpoints that did not strike", breakpoints, 0);
     report.equal("rounds after which a byte had changed", bytes, 0);
     report.equal("rounds in which an armed tile did not fault", faults, 0);
     report.equal(
