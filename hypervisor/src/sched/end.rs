@@ -26,7 +26,7 @@ impl Scheduler {
             }
             POOL.hang_up(vm.number);
             vm.peers.inboxes().iter().for_each(|inbox| inbox.end());
-            for waiting in POOL.remove(&vm) {
+            for waiting in POOL.remove(Some(&vm)) {
                 self.retire(*waiting);
             }
             let places = vm.peers.inboxes().iter().filter_map(|inbox| inbox.place());

@@ -7,11 +7,15 @@
 //! that wakes up runs within one slice, and one that never halts still gets its turn.
 
 #[cfg(target_os = "none")]
+mod choice;
+#[cfg(target_os = "none")]
 mod end;
 #[cfg(target_os = "none")]
 mod operator;
 #[cfg(target_os = "none")]
 mod pool;
+#[cfg(target_os = "none")]
+mod queue;
 #[cfg(target_os = "none")]
 mod running;
 #[cfg(target_os = "none")]

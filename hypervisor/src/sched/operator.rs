@@ -20,7 +20,7 @@ impl Scheduler {
             while let Some(key) = console::key() {
                 if key == STATUS_KEY {
                     POOL.ask();
-                    for mut thread in POOL.remove_all() {
+                    for mut thread in POOL.remove(None) {
                         report::status(&mut thread);
                         thread.runner.leave_cpu();
                         self.give_back(thread);

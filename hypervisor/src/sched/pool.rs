@@ -1,14 +1,12 @@
-//! The vCPUs of the machine that are on no CPU. The lock is held for a look into
+//! The vCPUs of the machine that are on no CPU, and what its CPUs know of each other. The lock is held for a look into
 //! the queue, never while anything runs, prints or is given back.
 
+use super::queue::Queue;
 use crate::{
-    cpu::tsc::NEVER,
+    cpu::tsc::{self, NEVER},
     device::bus::Bus,
     vcpu::peers::Peers,
-    vm::{
-        Vm,
-        thread::{NOW, Thread},
-    },
+    vm::{Vm, thread::Thread},
 };
 use alloc::{
     boxed::Box,
@@ -27,8 +25,7 @@ pub const MOST_CPUS: usize = u64::BITS as usize;
 
 /// The queue, and what is counted of the machine's VMs.
 pub struct Pool {
-    /// The one that came first first.
-    queue: Mutex<VecDeque<Box<Thread>>>,
+    queue: Mutex<Queue>,
     /// The TSC at which one in the queue can run, or a time before that: until then
     /// CPUs leave the lock alone.
     look_at: AtomicU64,
@@ -36,6 +33,8 @@ pub struct Pool {
     cpus: AtomicUsize,
     /// Those that halt, or are about to.
     idle: AtomicU64,
+    /// Those with vCPUs that wait for a turn there.
+    crowded: AtomicU64,
     /// APIC IDs of the CPUs.
     ids: [AtomicU32; MOST_CPUS],
     /// VMs that have not ended, wherever their vCPUs are.
@@ -53,10 +52,11 @@ pub struct Pool {
 
 /// The machine's pool.
 pub static POOL: Pool = Pool {
-    queue: Mutex::new(VecDeque::new()),
+    queue: Mutex::new(Queue::new()),
     look_at: AtomicU64::new(NEVER),
     cpus: AtomicUsize::new(0),
     idle: AtomicU64::new(0),
+    crowded: AtomicU64::new(0),
     ids: [const { AtomicU32::new(0) }; MOST_CPUS],
     alive: AtomicUsize::new(0),
     ended: AtomicU64::new(0),
@@ -80,14 +80,21 @@ impl Pool {
             let line = (thread.vm.bus.clone(), thread.vm.peers.clone());
             self.lines.lock().insert(thread.vm.number, line);
         }
-        self.queue.lock().extend(threads.into_iter().map(Box::new));
+        let mut queue = self.queue.lock();
+        for mut thread in threads {
+            // No CPU may be there yet that it could wait for.
+            let at = thread.ready_at(tsc::now());
+            queue.put(Box::new(thread), at);
+        }
         // Every CPU looks before it halts for the first time.
-        self.look_now();
+        self.look_at.store(queue.next(), SeqCst);
     }
 
-    /// A vCPU in the queue may be able to run.
-    pub(super) fn look_now(&self) {
-        self.look_at.store(NOW, SeqCst);
+    /// Vcpu `number` was sent something; it may be in the queue.
+    pub(super) fn wake(&self, number: u16) {
+        let mut queue = self.queue.lock();
+        queue.wake(number, tsc::now());
+        self.look_at.store(queue.next(), SeqCst);
     }
 
     /// Whether the CPU on which `current` was preempted may go on with its own vCPUs.
@@ -102,7 +109,7 @@ impl Pool {
     #[inline]
     pub(super) fn wants(&self, thread: &Thread) -> bool {
         let is_shared = self.cpus.load(Relaxed) > 1 && thread.inbox.pinned().is_none();
-        is_shared && (self.idle.load(SeqCst) != 0 || thread.turns.is_multiple_of(TURNS_ON_A_CPU))
+        is_shared && (self.has_idle() || thread.turns.is_multiple_of(TURNS_ON_A_CPU))
     }
 
     /// Counts a VM that could not be created, or failed.
@@ -176,11 +183,23 @@ impl Pool {
     }
 
     pub(super) fn set_idle(&self, index: u16, idle: bool) {
-        let bit = 1_u64 << index;
-        match idle {
-            true => self.idle.fetch_or(bit, SeqCst),
-            false => self.idle.fetch_and(!bit, SeqCst),
-        };
+        set_bit(&self.idle, index, idle);
+    }
+
+    pub(super) fn has_idle(&self) -> bool {
+        self.idle.load(SeqCst) != 0
+    }
+
+    pub(super) fn set_crowded(&self, index: u16, crowded: bool) {
+        set_bit(&self.crowded, index, crowded);
+    }
+
+    /// The APIC ID of a CPU with vCPUs that wait for a turn there.
+    pub(super) fn crowded_cpu(&self) -> Option<u32> {
+        match self.crowded.load(SeqCst) {
+            0 => None,
+            crowded => Some(self.apic_id(crowded.trailing_zeros() as u16)),
+        }
     }
 
     /// The APIC ID of an idle CPU on which a vCPU with this pin may run. It counts
@@ -199,38 +218,18 @@ impl Pool {
         }
     }
 
-    /// Takes out the vCPU that may run on CPU `index` and comes first: those that woke
-    /// up with some of their slice left, then those that need a new one, if they have
-    /// waited since before `spent_before`. If there is none, the TSC at which there is.
+    /// Takes out the vCPU that may run on CPU `index` and comes first ([`Queue::take`]).
+    /// If there is none, the TSC at which there may be one.
     pub(super) fn take(&self, index: u16, now: u64, spent_before: u64) -> Result<Box<Thread>, u64> {
+        let at = self.look_at.load(SeqCst);
+        if at > now {
+            return Err(at);
+        }
         let mut queue = self.queue.lock();
-        // Before looking: who sends one of them something while we do says so again.
-        self.look_at.store(NEVER, SeqCst);
-        let (mut until, mut next, mut ready) = (NEVER, NEVER, 0);
-        let mut best = None;
-        for (place, thread) in queue.iter_mut().enumerate() {
-            let at = thread.ready_at(now);
-            let here = thread.may_run_on(index) || thread.inbox.has_ended();
-            match at {
-                NOW => ready += 1,
-                at => next = next.min(at),
-            }
-            if here && at == NOW {
-                let order = (thread.budget == 0, thread.ready_since);
-                if best.is_none_or(|(first, _)| order < first) {
-                    best = Some((order, place));
-                }
-            } else if here {
-                until = until.min(at);
-            }
-        }
-        let best = best.filter(|((spent, since), _)| !spent || *since < spent_before);
-        let taken = best.and_then(|(_, place)| queue.remove(place));
-        if ready > usize::from(taken.is_some()) {
-            next = NOW;
-        }
-        self.look_at.fetch_min(next, SeqCst);
-        taken.ok_or(until)
+        queue.ring(now);
+        let taken = queue.take(index, now, spent_before);
+        self.look_at.store(queue.next(), SeqCst);
+        taken.ok_or_else(|| queue.next_alarm())
     }
 
     /// Takes in `thread`. The APIC ID of an idle CPU that should have it, now or when
@@ -238,27 +237,27 @@ impl Pool {
     pub(super) fn give_back(&self, thread: Box<Thread>, now: u64) -> Option<u32> {
         let pinned = thread.inbox.pinned();
         let mut queue = self.queue.lock();
-        queue.push_back(thread);
-        // Only now: who sends it something from here on finds it in the queue.
-        let at = queue.back_mut().map(|thread| thread.ready_at(now));
-        let at = at.unwrap_or(NEVER);
-        self.look_at.fetch_min(at, SeqCst);
+        // Who sends it something from here on finds it in the queue.
+        let at = queue.add(thread, now);
+        self.look_at.store(queue.next(), SeqCst);
         drop(queue);
         (at != NEVER).then(|| self.idle_cpu(pinned)).flatten()
     }
 
-    /// Takes out the waiting vCPUs of `vm`.
-    pub(super) fn remove(&self, vm: &Arc<Vm>) -> VecDeque<Box<Thread>> {
+    /// Takes out the waiting vCPUs of `vm`, or of all.
+    pub(super) fn remove(&self, vm: Option<&Arc<Vm>>) -> VecDeque<Box<Thread>> {
+        let is_of = |thread: &Thread| vm.is_none_or(|vm| Arc::ptr_eq(&thread.vm, vm));
         let mut queue = self.queue.lock();
-        let (removed, rest) = core::mem::take(&mut *queue)
-            .into_iter()
-            .partition(|thread| Arc::ptr_eq(&thread.vm, vm));
-        *queue = rest;
+        let removed = queue.remove(tsc::now(), is_of);
+        self.look_at.store(queue.next(), SeqCst);
         removed
     }
+}
 
-    /// Takes out all waiting vCPUs.
-    pub(super) fn remove_all(&self) -> VecDeque<Box<Thread>> {
-        core::mem::take(&mut *self.queue.lock())
-    }
+fn set_bit(bits: &AtomicU64, index: u16, value: bool) {
+    let bit = 1_u64 << index;
+    match value {
+        true => bits.fetch_or(bit, SeqCst),
+        false => bits.fetch_and(!bit, SeqCst),
+    };
 }

@@ -6,12 +6,7 @@ use super::{
     turns::Turns,
 };
 use crate::{
-    cpu::{
-        apic::Apic,
-        exceptions,
-        tables::Tables,
-        tsc::{self, NEVER},
-    },
+    cpu::{apic::Apic, tables::Tables, tsc},
     platform::{
         backtrace,
         power::{self, Verdict},
@@ -23,7 +18,7 @@ use crate::{
     },
     vm::{
         code, string_io,
-        thread::{NOW, Thread, Waits},
+        thread::{Thread, Waits},
     },
     xstate::layout::Layout,
 };
@@ -162,121 +157,6 @@ impl Scheduler {
         Ok(())
     }
 
-    /// The vCPU whose turn it is, on the CPU; `None` after a halt.
-    fn next(&mut self) -> Option<Box<Thread>> {
-        let mut next = self.look();
-        if next.is_err() {
-            // Whoever makes a vCPU ready from here on sees that this CPU is idle.
-            POOL.set_idle(self.index, true);
-            next = self.look();
-            if let Err(until) = next
-                && POOL.alive() > 0
-            {
-                self.halt(until);
-            }
-            POOL.set_idle(self.index, false);
-        }
-        match next.ok()? {
-            Some(thread) => self.switch_to(thread),
-            None => self.current.take(),
-        }
-    }
-
-    /// What is to run: another vCPU, or the current one (`None`). First come those of the pool
-    /// that woke up with some of their slice left, then the current one if it has some,
-    /// then the one that waits longest, then the current one.
-    ///
-    /// # Errors
-    /// None can; the TSC at which one can.
-    fn look(&mut self) -> Result<Option<Box<Thread>>, u64> {
-        self.now = tsc::now();
-        let (at, budget) = match &mut self.current {
-            Some(thread) => (thread.ready_at(self.now), thread.budget),
-            None => (NEVER, 0),
-        };
-        let goes_on = at == NOW && budget > 0;
-        let spent_before = match self.preempted.first() {
-            _ if goes_on => NOW,
-            Some(first) => first.ready_since,
-            None => NEVER,
-        };
-        match POOL.take(self.index, self.now, spent_before) {
-            Ok(thread) => {
-                thread.inbox.set_place(Some(self.index));
-                Ok(Some(thread))
-            }
-            Err(_) if goes_on => Ok(None),
-            Err(until) => match self.preempted.pop_first() {
-                Some(thread) => Ok(Some(thread)),
-                None if at == NOW => Ok(None),
-                None => Err(until.min(at)),
-            },
-        }
-    }
-
-    /// Halts until the TSC is `until`, a notification comes, or it is time to
-    /// listen to the operator.
-    fn halt(&mut self, until: u64) {
-        let until = match self.index {
-            FIRST_CPU => until.min(self.listen_at),
-            _ => until,
-        };
-        self.apic.set_timer((until != NEVER).then_some(until));
-        exceptions::wait_for_interrupt();
-        self.apic.end_of_interrupt();
-        self.apic.set_timer(None);
-        self.now = tsc::now();
-    }
-
-    /// Puts `thread` on the CPU in the place of the current one.
-    fn switch_to(&mut self, mut thread: Box<Thread>) -> Option<Box<Thread>> {
-        self.forget_ended();
-        let mut outgoing = self.current.take();
-        let before = outgoing.as_mut().map(|thread| &mut *thread.runner);
-        let switched = thread
-            .runner
-            .switch_in(&mut self.cpu, self.index, &self.tables, before);
-        if let Some(mut outgoing) = outgoing {
-            if switched.is_ok() && outgoing.can_run() && !POOL.wants(&outgoing) {
-                outgoing.ready_since = self.now;
-                self.preempted.push_last(outgoing);
-            } else {
-                self.give_up(outgoing);
-            }
-        }
-        match switched {
-            Ok(()) => {
-                self.running.set(&thread);
-                Some(thread)
-            }
-            Err(end) => {
-                self.end(thread, end);
-                None
-            }
-        }
-    }
-
-    /// Lets others have `thread`, in whose place another was put on the CPU.
-    #[cold]
-    #[inline(never)]
-    fn give_up(&mut self, mut thread: Box<Thread>) {
-        // Only where the swap was refused has it not been saved yet; and then it is in
-        // this CPU's registers.
-        let parked = self.cpu.park(&mut thread.runner.vcpu().xstate);
-        thread.runner.leave_cpu();
-        match parked {
-            Ok(()) => self.give_back(thread),
-            Err(_) => self.end(thread, End::Fault(Fault::XstateLost)),
-        }
-    }
-
-    pub(super) fn give_back(&self, thread: Box<Thread>) {
-        thread.inbox.set_place(None);
-        if let Some(cpu) = POOL.give_back(thread, self.now) {
-            self.apic.notify(cpu);
-        }
-    }
-
     /// Runs `thread` until it waits.
     ///
     /// # Errors
@@ -318,15 +198,14 @@ impl Scheduler {
                     power::halt();
                 }
                 self.apic.end_of_interrupt();
+                self.share();
             }
             Leave::Line => thread.vm.show_line(),
             Leave::Device(gpa) => code::access_device(thread, gpa)?,
             Leave::StringIo(access) => string_io::element(thread, access)?,
             Leave::Halted { interruptible } => {
                 thread.vm.show_begun();
-                if thread.wait_for(Waits::Event { interruptible }) {
-                    return Err(Stop::Ends(End::Fault(Fault::HaltedForEver)));
-                }
+                thread.waits = Waits::Event { interruptible };
             }
             Leave::Grow(features) => {
                 let runner = &mut thread.runner;
@@ -345,35 +224,38 @@ impl Scheduler {
         if thread.inbox.has_ended() {
             return Err(Stop::Ended);
         }
+        // While it looks nobody may find the inbox empty and think that it sleeps on.
+        thread.inbox.set_asleep(false);
+        // What came before an INIT or a start-up IPI is forgotten with them.
+        thread.runner.vcpu().collect(self.now);
         let signals = thread.inbox.take_signals();
         if signals.init {
             thread.runner.restart(&mut self.cpu, None)?;
             // SDM Vol. 3, "MP Initialization Protocol Algorithm": the boot processor
             // begins at the reset vector, the others wait.
-            let waits = match thread.number {
+            thread.waits = match thread.number {
                 0 => Waits::Cpu,
                 _ => Waits::StartUp,
             };
-            if thread.wait_for(waits) && signals.start_up.is_none() {
-                return Err(Stop::Ends(End::Fault(Fault::HaltedForEver)));
-            }
         }
         if let Some(page) = signals.start_up.filter(|_| thread.waits == Waits::StartUp) {
             thread.runner.restart(&mut self.cpu, Some(page))?;
-            thread.wait_for(Waits::Cpu);
+            thread.waits = Waits::Cpu;
         }
         let vcpu = thread.runner.vcpu();
         if signals.external || vcpu.timer_is_due(self.now) {
             vcpu.look_at_legacy();
         }
-        vcpu.collect(self.now);
         vcpu.attention = true;
         if let Waits::Event { interruptible } = thread.waits
             && thread.runner.vcpu().is_woken(interruptible)
         {
-            thread.wait_for(Waits::Cpu);
+            thread.waits = Waits::Cpu;
         }
-        Ok(())
+        match thread.tell() {
+            false => Ok(()),
+            true => Err(Stop::Ends(End::Fault(Fault::HaltedForEver))),
+        }
     }
 
     /// Makes those look into their inboxes whom `thread` sent something.
@@ -388,7 +270,7 @@ impl Scheduler {
             let cpu = match inbox.place() {
                 Some(cpu) => (cpu != self.index).then(|| POOL.apic_id(cpu)),
                 None => {
-                    POOL.look_now();
+                    POOL.wake(inbox.number());
                     POOL.idle_cpu(inbox.pinned())
                 }
             };

@@ -34,6 +34,8 @@ pub struct Inbox {
     place: AtomicU32,
     /// The only CPU that it may be on, if there is one.
     pinned: Option<u32>,
+    /// The vCPU's number among all of the bundle: its VPID.
+    number: u16,
 }
 
 fn set(words: &[AtomicU32; 8], vector: u8) {
@@ -142,6 +144,11 @@ impl Inbox {
         self.pinned
     }
 
+    /// The vCPU's number among all of the bundle: its VPID.
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+
     /// Says which CPU the vCPU is on.
     pub fn set_place(&self, cpu: Option<u16>) {
         self.place
@@ -158,15 +165,16 @@ impl Inbox {
 pub struct Peers(Box<[Arc<Inbox>]>);
 
 impl Peers {
-    /// One for each vCPU, with the CPU that it is pinned to.
-    pub fn new(pins: impl Iterator<Item = Option<u32>>) -> Self {
-        let inbox = |pinned| {
+    /// One for each vCPU, with its VPID and the CPU that it is pinned to.
+    pub fn new(vcpus: impl Iterator<Item = (u16, Option<u32>)>) -> Self {
+        let inbox = |(number, pinned)| {
             Arc::new(Inbox {
                 pinned,
+                number,
                 ..Inbox::default()
             })
         };
-        Self(pins.map(inbox).collect())
+        Self(vcpus.map(inbox).collect())
     }
 
     /// All inboxes, in the order of APIC IDs.
@@ -206,7 +214,7 @@ mod tests {
 
     #[test]
     fn an_ipi_reaches_exactly_its_targets() {
-        let peers = Peers::new([None; 4].into_iter());
+        let peers = Peers::new([(1, None); 4].into_iter());
         let fixed = |to| Ipi {
             kind: IpiKind::Fixed(0x40),
             to,
@@ -243,7 +251,7 @@ mod tests {
 
     #[test]
     fn nobody_is_asleep_whom_something_waits_for() {
-        let peers = Peers::new([None; 2].into_iter());
+        let peers = Peers::new([(1, None); 2].into_iter());
         peers
             .inboxes()
             .iter()

@@ -34,7 +34,7 @@ use crate::{
     },
 };
 use alloc::{sync::Arc, vec::Vec};
-use core::{fmt, sync::atomic::AtomicBool};
+use core::{fmt, iter, sync::atomic::AtomicBool};
 use guest_loader::{
     Entry, Gdt, Long64, Protected32,
     bundle::{self, Bundle},
@@ -162,8 +162,15 @@ impl Factory {
         // Every vCPU of the bundle has a VPID, and keeps it when its VM begins again.
         // Zero is the hypervisor's own.
         let before = self.bundle.vms.iter().take(number);
-        let first_vpid = 1 + before.map(|vm| u64::from(vm.config.vcpus)).sum::<u64>();
-        let pin = |number: u32| config.cpus.get(number as usize).copied();
+        let before = before.map(|vm| u64::from(vm.config.vcpus)).sum::<u64>();
+        let vpid = |before| u16::try_from(before + 1).map_err(|_| CreateError::Vpid);
+        let vpids = vpid(before)?..=vpid(before + u64::from(config.vcpus) - 1)?;
+        let pins = config
+            .cpus
+            .iter()
+            .copied()
+            .map(Some)
+            .chain(iter::repeat(None));
         let shared = Arc::new(Vm {
             name: config.name.as_str().into(),
             number,
@@ -176,13 +183,14 @@ impl Factory {
                 tsc: tsc::now,
                 tsc_frequency: tsc::ticks_per_microsecond(&self.cpuid) * 1_000_000,
             }))),
-            peers: Arc::new(Peers::new((0..config.vcpus).map(pin))),
+            peers: Arc::new(Peers::new(vpids.clone().zip(pins))),
             ended: AtomicBool::new(false),
             totals: Mutex::new(Totals::default()),
         });
         let boot = boot_state(plan.entry);
-        (0..config.vcpus)
-            .map(|number| {
+        (0..)
+            .zip(vpids)
+            .map(|(number, vpid)| {
                 let topology = Topology {
                     vcpus: config.vcpus,
                     apic_id: number,
@@ -190,8 +198,6 @@ impl Factory {
                 // The image's state is that of the vCPU that begins.
                 let state = vm.state.filter(|_| number == 0);
                 let vcpu = self.vcpu(&config.xstate, state, topology, &shared)?;
-                let vpid = u16::try_from(first_vpid + u64::from(number));
-                let vpid = vpid.map_err(|_| CreateError::Vpid)?;
                 let runner = Runner::new(vcpu, &self.vmx, vpid, shared.memory.ept_pointer(), &boot)
                     .map_err(CreateError::Vmx)?;
                 Ok(Thread::new(shared.clone(), number, runner))

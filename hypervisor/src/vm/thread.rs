@@ -50,20 +50,22 @@ pub struct Thread {
 impl Thread {
     /// The vCPU `number` of `vm`; all but the first wait for a start-up IPI.
     pub fn new(vm: Arc<Vm>, number: u32, mut runner: Box<Runner>) -> Self {
+        let waits = match number {
+            0 => Waits::Cpu,
+            _ => Waits::StartUp,
+        };
         let mut thread = Self {
             inbox: runner.vcpu().inbox.clone(),
             runner,
             vm,
             number,
-            waits: Waits::Cpu,
+            waits,
             budget: 0,
             ready_since: NEVER,
             turns: 0,
             longest_wait: 0,
         };
-        if number > 0 {
-            thread.wait_for(Waits::StartUp);
-        }
+        thread.tell();
         thread
     }
 
@@ -88,40 +90,27 @@ impl Thread {
     }
 
     /// The TSC at which it can run, as seen at `now`: [`NOW`], that of its own timer,
-    /// or [`NEVER`] if it waits for something to come.
+    /// or [`NEVER`] if it waits for something to come. Whether what has come wakes it up
+    /// is seen when it runs.
     pub fn ready_at(&mut self, now: u64) -> u64 {
-        // One that has ended is to be taken off.
-        let at = match self.can_run() || self.inbox.has_ended() {
-            true => NOW,
-            false => self.awake_at(now),
+        let sleeps_until = match self.waits {
+            Waits::Cpu => NOW,
+            Waits::Event {
+                interruptible: true,
+            } => self.runner.vcpu().deadline(),
+            Waits::Event { .. } | Waits::StartUp => NEVER,
         };
-        if at == NOW {
-            self.ready_since = self.ready_since.min(now);
-        }
-        at
-    }
-
-    fn awake_at(&mut self, now: u64) -> u64 {
-        let vcpu = self.runner.vcpu();
-        vcpu.collect(now);
-        let (woken, interruptible) = match self.waits {
-            Waits::Event { interruptible } => (vcpu.is_woken(interruptible), interruptible),
-            Waits::Cpu | Waits::StartUp => (false, false),
-        };
-        if woken || vcpu.has_news() || interruptible && vcpu.timer_is_due(now) {
-            return NOW;
-        }
-        match interruptible {
-            true => vcpu.deadline(),
-            false => NEVER,
+        match sleeps_until > now && self.inbox.is_empty() {
+            true => sleeps_until,
+            false => NOW,
         }
     }
 
-    /// Puts it to sleep, and says whether its whole VM sleeps for ever now.
-    pub fn wait_for(&mut self, waits: Waits) -> bool {
-        self.waits = waits;
+    /// Says to the others of its VM what it waits for, and whether the whole VM sleeps for
+    /// ever now.
+    pub fn tell(&mut self) -> bool {
         let deadline = self.runner.vcpu().deadline();
-        let by_itself = match waits {
+        let by_itself = match self.waits {
             Waits::Cpu => true,
             Waits::Event { interruptible } => interruptible && deadline != NEVER,
             Waits::StartUp => false,

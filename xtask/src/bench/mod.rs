@@ -8,8 +8,8 @@ mod plot;
 
 use crate::{build, machine::Machine, project::root};
 use anyhow::{Context, Result};
+pub use measure::figure;
 use measure::{Figures, Measure};
-pub use measure::{NOT_SCALED, figure};
 use serde::Serialize;
 use std::{path::Path, process::Command};
 

@@ -63,8 +63,10 @@ pub(super) fn write<R: XRegisters>(
         let result = cpu.write_msr(&mut vcpu.xstate, msr, value);
         return xstate_outcome(vcpu, result);
     }
-    change(vcpu, Msr(number), value, report)
-        .unwrap_or(Outcome::Inject(Exception::GENERAL_PROTECTION))
+    match change(vcpu, Msr(number), value, report) {
+        Some(()) => Outcome::Skip,
+        None => hand_down(Msr(number), value),
+    }
 }
 
 /// What an MSR of the model reads; `None` where it does not exist.
@@ -82,8 +84,8 @@ fn model(vcpu: &Vcpu, msr: Msr, report: &impl Report) -> Option<u64> {
     }
 }
 
-/// Writes an MSR of the model; `None` where that raises #GP.
-fn change(vcpu: &mut Vcpu, msr: Msr, value: u64, report: &impl Report) -> Option<Outcome> {
+/// Writes an MSR of the model; `None` where it takes no such value, or is none of it.
+fn change(vcpu: &mut Vcpu, msr: Msr, value: u64, report: &impl Report) -> Option<()> {
     match msr {
         Msr(number @ FIRST_MSR..=LAST_MSR) => {
             let effect = vcpu
@@ -101,20 +103,29 @@ fn change(vcpu: &mut Vcpu, msr: Msr, value: u64, report: &impl Report) -> Option
             vcpu.apic.set_tsc_deadline(value);
             vcpu.attention = true;
         }
-        Msr::IA32_APIC_BASE => return (value == apic_base(vcpu)).then_some(Outcome::Skip),
+        Msr::IA32_APIC_BASE => return (value == apic_base(vcpu)).then_some(()),
         Msr::IA32_MISC_ENABLE => {}
         // Zero is written before the microcode revision is read (SDM Vol. 3,
         // "Determining the Signature").
-        Msr::IA32_BIOS_SIGN_ID => return (value == 0).then_some(Outcome::Skip),
-        Msr::IA32_STAR => return Some(Outcome::SetMsr(msr, value)),
-        Msr::IA32_LSTAR | Msr::IA32_CSTAR if !is_canonical(value) => return None,
-        Msr::IA32_FMASK | Msr::IA32_TSC_AUX if value >> 32 != 0 => return None,
-        Msr::IA32_LSTAR | Msr::IA32_CSTAR | Msr::IA32_FMASK | Msr::IA32_TSC_AUX => {
-            return Some(Outcome::SetMsr(msr, value));
-        }
+        Msr::IA32_BIOS_SIGN_ID => return (value == 0).then_some(()),
         _ => return None,
     }
-    Some(Outcome::Skip)
+    Some(())
+}
+
+/// Writes an MSR that the CPU has for the guest, if it takes the value.
+#[cold]
+fn hand_down(msr: Msr, value: u64) -> Outcome {
+    let takes = match msr {
+        Msr::IA32_STAR => true,
+        Msr::IA32_LSTAR | Msr::IA32_CSTAR => is_canonical(value),
+        Msr::IA32_FMASK | Msr::IA32_TSC_AUX => value >> 32 == 0,
+        _ => false,
+    };
+    match takes {
+        true => Outcome::SetMsr(msr, value),
+        false => Outcome::Inject(Exception::GENERAL_PROTECTION),
+    }
 }
 
 /// Whether `linear` is an address of 48 bits (SDM Vol. 1, "Canonical Addressing"): LA57

@@ -123,7 +123,7 @@ impl Machine {
             xstate,
             control,
             X2Apic::new(0, 1),
-            Arc::new(Peers::new([None; 2].into_iter())),
+            Arc::new(Peers::new([(1, None); 2].into_iter())),
             bus,
         );
         // As after the first entry.
