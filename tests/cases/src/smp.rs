@@ -111,7 +111,46 @@ pub(crate) fn trials() -> Vec<Trial> {
             "smp::a_vcpu_that_wakes_up_runs_within_a_slice",
             wakes_within_a_slice,
         ),
+        case(
+            "smp::an_idle_cpu_takes_one_that_waits_elsewhere",
+            idle_cpu_takes,
+        ),
     ]
+}
+
+/// One VM may run anywhere, and begins on CPU 1, where it is preempted for another that
+/// stays there; when the one on CPU 0 has ended, it need not wait for the end of a slice.
+fn idle_cpu_takes(log: &mut Log) -> Result<()> {
+    const SLICE_US: u32 = 20_000;
+    let vm = |name, rounds: u32, cpus: &str| {
+        let vm = Vm {
+            name,
+            payload: "swap-stress",
+            cmdline: format!("rounds={rounds}"),
+            amx: false,
+            slice_us: SLICE_US,
+            ..PLAIN
+        };
+        vm.toml().replace("memory =", &format!("{cpus}memory ="))
+    };
+    let vms = [
+        vm("free", 12_000, ""),
+        vm("stays", 20_000, "cpus = [1]\n"),
+        vm("ends", 9_000, "cpus = [0]\n"),
+    ];
+    let console = log.run(&Boot {
+        cpus: 2,
+        ..Boot::bundle(vms.concat())
+    })?;
+    console.succeeded()?;
+    let free = totals(&console, "free")?;
+    ensure!(
+        free.moves == 1 && free.longest_wait_us < u64::from(SLICE_US) * 3 / 4,
+        "it moved {} times and waited {} us",
+        free.moves,
+        free.longest_wait_us
+    );
+    Ok(())
 }
 
 /// What exits cost a VM alone on the machine's one CPU, and one beside 63 that sleep.
