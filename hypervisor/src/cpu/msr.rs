@@ -27,7 +27,6 @@ msrs! {
     IA32_MISC_ENABLE              = 0x01a0,      "always";
     IA32_XFD                      = 0x01c4,      "CPUID.(0xD,1).EAX[4]";
     IA32_XFD_ERR                  = 0x01c5,      "CPUID.(0xD,1).EAX[4]";
-    IA32_DEBUGCTL                 = 0x01d9,      "always";
     IA32_PAT                      = 0x0277,      "PAT";
     IA32_VMX_BASIC                = 0x0480,      "VMX";
     IA32_VMX_PINBASED_CTLS        = 0x0481,      "VMX";

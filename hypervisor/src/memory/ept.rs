@@ -155,26 +155,6 @@ impl Ept {
         Ok(())
     }
 
-    /// Where `gpa` leads, as the CPU would walk it.
-    pub fn translate(&self, frames: &mut impl TableFrames, gpa: Gpa) -> Option<Hpa> {
-        if gpa.0 >= span(Self::LEVELS + 1) {
-            return None;
-        }
-        let mut table = self.root;
-        for level in (1..=Self::LEVELS).rev() {
-            let entry = Entry::from_bits_retain(frames.table(table)[index(gpa, level)]);
-            if !entry.intersects(ALL_ACCESS) {
-                return None;
-            }
-            let address = (entry & Entry::ADDRESS).bits();
-            if level == 1 || entry.contains(Entry::LEAF) {
-                return Some(Hpa(address + gpa.0 % span(level)));
-            }
-            table = Hpa(address);
-        }
-        None
-    }
-
     /// Gives every table back. The memory that was mapped is its owner's to free.
     pub fn release(self, frames: &mut impl TableFrames) {
         release_table(frames, self.root, Self::LEVELS);
@@ -277,6 +257,26 @@ mod tests {
         );
     }
 
+    /// Where `gpa` leads, as the CPU would walk it.
+    fn translate(ept: &Ept, frames: &mut impl TableFrames, gpa: Gpa) -> Option<Hpa> {
+        if gpa.0 >= span(Ept::LEVELS + 1) {
+            return None;
+        }
+        let mut table = ept.root;
+        for level in (1..=Ept::LEVELS).rev() {
+            let entry = Entry::from_bits_retain(frames.table(table)[index(gpa, level)]);
+            if !entry.intersects(ALL_ACCESS) {
+                return None;
+            }
+            let address = (entry & Entry::ADDRESS).bits();
+            if level == 1 || entry.contains(Entry::LEAF) {
+                return Some(Hpa(address + gpa.0 % span(level)));
+            }
+            table = Hpa(address);
+        }
+        None
+    }
+
     proptest! {
         #[test]
         fn every_address_in_the_range_translates_and_none_beside_it(
@@ -289,11 +289,11 @@ mod tests {
             ept.map(&mut frames, PageSizes { large, huge }, Gpa(gpa), Hpa(hpa), bytes).unwrap();
             for page in 0..pages {
                 let at = page * FRAME_BYTES + offset;
-                prop_assert_eq!(ept.translate(&mut frames, Gpa(gpa + at)), Some(Hpa(hpa + at)));
+                prop_assert_eq!(translate(&ept, &mut frames, Gpa(gpa + at)), Some(Hpa(hpa + at)));
             }
-            prop_assert_eq!(ept.translate(&mut frames, Gpa(gpa + bytes)), None);
+            prop_assert_eq!(translate(&ept, &mut frames, Gpa(gpa + bytes)), None);
             if gpa > 0 {
-                prop_assert_eq!(ept.translate(&mut frames, Gpa(gpa - 1)), None);
+                prop_assert_eq!(translate(&ept, &mut frames, Gpa(gpa - 1)), None);
             }
         }
     }

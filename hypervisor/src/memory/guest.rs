@@ -84,11 +84,6 @@ impl GuestMemory {
         Ok(memory)
     }
 
-    /// Bytes of memory, from guest-physical zero up.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
     /// The EPT pointer for the VMCS.
     pub fn ept_pointer(&self) -> u64 {
         self.ept.as_ref().map_or(0, Ept::pointer)

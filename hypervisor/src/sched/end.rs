@@ -56,6 +56,7 @@ impl Scheduler {
             totals.moves += runner.moves();
             totals.turns += turns;
             totals.container = totals.container.max(runner.vcpu().xstate.size());
+            totals.moved = totals.moved.max(runner.vcpu().xstate.moved(&self.layout));
             totals.longest_wait = totals.longest_wait.max(longest_wait);
         }
         drop(runner);

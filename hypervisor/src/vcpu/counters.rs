@@ -31,11 +31,6 @@ impl Counters {
             *sum = sum.wrapping_add(count);
         }
     }
-
-    /// Exits for `reason` so far.
-    pub fn of(&self, reason: Reason) -> u64 {
-        self.0.get(usize::from(reason.0)).copied().unwrap_or(0)
-    }
 }
 
 impl fmt::Display for Counters {
@@ -60,8 +55,6 @@ mod tests {
         counters.count(Reason::CPUID);
         counters.count(Reason::CPUID);
         counters.count(Reason(0x7f));
-        assert_eq!(counters.of(Reason::CPUID), 2);
-        assert_eq!(counters.of(Reason::HLT), 0);
         assert_eq!(
             counters.to_string(),
             "CPUID 2, an exit this hypervisor does not know 1"

@@ -59,6 +59,8 @@ mod machine {
         pub turns: u64,
         /// Bytes of the largest container.
         pub container: u32,
+        /// Bytes of it that its last switch moved.
+        pub moved: u32,
         /// TSC ticks that one waited at most for a CPU, when it could have run.
         pub longest_wait: u64,
     }

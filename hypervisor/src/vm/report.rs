@@ -42,10 +42,11 @@ pub fn ended(thread: &mut Thread, end: End) {
 pub fn totals(vm: &Vm, ticks_per_us: u64) {
     let totals = vm.totals.lock();
     say!(
-        "VM {:?} began at TSC {}, with {} bytes of extended state for each vCPU",
+        "VM {:?} began at TSC {}, with {} bytes of extended state for each vCPU, {} moved by a switch",
         vm.name,
         vm.begun,
-        totals.container
+        totals.container,
+        totals.moved
     );
     say!("VM {:?} exits: {}", vm.name, totals.counters);
     say!(

@@ -26,8 +26,6 @@ bitflags! {
     pub struct Primary: u32 {
         /// Exit as soon as the guest can take an interrupt.
         const INTERRUPT_WINDOW_EXITING = 1 << 2;
-        /// The TSC offset is added to what the guest reads.
-        const TSC_OFFSETTING = 1 << 3;
         /// HLT exits.
         const HLT_EXITING = 1 << 7;
         /// MWAIT exits.

@@ -199,11 +199,6 @@ impl EventInfo {
         self.0 as u8
     }
 
-    /// Whether an error code belongs to it.
-    pub fn has_error_code(self) -> bool {
-        self.0 & Self::ERROR_CODE != 0
-    }
-
     /// Its type.
     pub fn kind(self) -> EventKind {
         match self.0 >> 8 & 0b111 {
@@ -251,10 +246,7 @@ mod tests {
     fn events_keep_vector_kind_and_error_code() {
         let gp = EventInfo::exception(13, true);
         assert_eq!(gp.0, 0x8000_0b0d);
-        assert_eq!(
-            (gp.vector(), gp.kind(), gp.has_error_code()),
-            (13, EventKind::Exception, true)
-        );
+        assert_eq!((gp.vector(), gp.kind()), (13, EventKind::Exception));
         assert_eq!(EventInfo::exception(7, false).0, 0x8000_0307);
     }
 }

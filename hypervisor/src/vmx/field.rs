@@ -95,7 +95,6 @@ fields! {
 
     // 64-bit control fields.
     MSR_BITMAP:                     u64 = 0x2004;
-    TSC_OFFSET:                     u64 = 0x2010;
     VIRTUAL_APIC_PAGE:              u64 = 0x2012;
     EPT_POINTER:                    u64 = 0x201a;
     EOI_EXIT_BITMAP_0:              u64 = 0x201c;
@@ -131,16 +130,13 @@ fields! {
     ENTRY_MSR_LOAD_COUNT:           u32 = 0x4014;
     ENTRY_INTERRUPTION_INFO:        u32 = 0x4016;
     ENTRY_EXCEPTION_ERROR_CODE:     u32 = 0x4018;
-    ENTRY_INSTRUCTION_LENGTH:       u32 = 0x401a;
     SECONDARY_CONTROLS:             u32 = 0x401e;
 
     // 32-bit read-only data fields.
     INSTRUCTION_ERROR:              u32 = 0x4400;
     EXIT_REASON:                    u32 = 0x4402;
     EXIT_INTERRUPTION_INFO:         u32 = 0x4404;
-    EXIT_INTERRUPTION_ERROR_CODE:   u32 = 0x4406;
     IDT_VECTORING_INFO:             u32 = 0x4408;
-    IDT_VECTORING_ERROR_CODE:       u32 = 0x440a;
     EXIT_INSTRUCTION_LENGTH:        u32 = 0x440c;
     EXIT_INSTRUCTION_INFO:          u32 = 0x440e;
 

@@ -193,6 +193,13 @@ impl Fpstate {
         self.area.size()
     }
 
+    /// Bytes that saving wrote last, and that loading reads: the components that were in
+    /// use, with the legacy region and the header.
+    #[must_use]
+    pub fn moved(&self, layout: &Layout) -> u32 {
+        layout.size(self.area.present(), self.area.format())
+    }
+
     /// Guest XCR0.
     #[must_use]
     pub const fn xcr0(&self) -> XFeatures {

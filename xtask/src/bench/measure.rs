@@ -212,6 +212,8 @@ impl Measure {
         for state in ["none", "avx512", "tiles", "armed"] {
             let console = self.in_vms(&[vm("a", state), vm("b", state)])?;
             figures.insert(format!("vcpu_switch_{state}"), switch(&console)?);
+            let moved = before(&console, " moved by a switch")?;
+            figures.insert(format!("swap_bytes_{state}"), moved);
         }
         let console = self.in_vms(&[vm("a", "tiles")])?;
         let (_, absence) = slices(&console, "a")?;
@@ -315,6 +317,14 @@ fn after(console: &[String], text: &str) -> Result<f64> {
         None => rest.parse()?,
     };
     Ok(number as f64)
+}
+
+/// The number before the first `text`.
+fn before(console: &[String], text: &str) -> Result<f64> {
+    let found = console.iter().find_map(|line| line.split_once(text));
+    let (rest, _) = found.with_context(|| format!("nobody says {text:?}"))?;
+    let number = rest.rsplit(' ').next().unwrap_or(rest);
+    Ok(number.parse()?)
 }
 
 /// Exits of VM `name` but for those at which nothing of the guest's is done.

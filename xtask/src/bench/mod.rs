@@ -145,9 +145,10 @@ fn rows(figures: &Figures) -> Result<Vec<Row>> {
 
 /// The unit of a row without a target.
 fn unit(name: &str) -> &'static str {
-    const OTHERS: [(&str, &str); 3] = [
+    const OTHERS: [(&str, &str); 4] = [
         ("container_", "bytes a vCPU"),
         ("scale_", "worst : alone"),
+        ("swap_bytes_", "bytes saved, and loaded"),
         ("vmcs_accesses_", "VMREADs and VMWRITEs"),
     ];
     let other = OTHERS.iter().find(|(begin, _)| name.starts_with(begin));

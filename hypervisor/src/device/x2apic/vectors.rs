@@ -27,9 +27,9 @@ impl Vectors {
 
     /// The highest vector in it.
     pub(super) fn highest(&self) -> Option<u8> {
-        let words = (0_u8..).zip(self.0).filter(|(_, word)| word.0 != 0);
-        let (index, Register(word)) = words.last()?;
-        Some(index * 32 + (31 - word.leading_zeros()) as u8)
+        let mut words = self.0.iter().enumerate().rev();
+        let (index, Register(word)) = words.find(|(_, word)| word.0 != 0)?;
+        Some((index as u32 * 32 + word.ilog2()) as u8)
     }
 
     /// The 32 vectors from `32 * index` on, as a register shows them.
