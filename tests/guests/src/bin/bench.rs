@@ -196,23 +196,28 @@ fn main(command_line: &'static str) -> ! {
     assert_eq!(try_xsetbv(0, offered_xcr0()), exceptions::NONE, "XSETBV");
     MISC.store(rdmsr(MISC_ENABLE), Relaxed);
     let tiles = offered_xcr0() & TILEDATA != 0;
-    if tiles {
-        exceptions::nm_gate(on_nm);
-        Config::FULL.load();
-        // The first write of a feature exits, whatever comes later.
-        nm();
-    }
-    for (name, turn) in EXITS.iter().chain(&XFD_TURNS) {
-        let turns = number(command_line, name, 0);
-        if turns > 0 {
-            (0..turns).for_each(|_| turn());
-            console::exit(0);
-        }
-    }
     let empty = ticks(|| {
         // SAFETY: it does nothing.
         unsafe { asm!("nop") }
     });
+    let counted = EXITS.iter().chain(&XFD_TURNS).find_map(|(name, turn)| {
+        let turns = number(command_line, name, 0);
+        (turns > 0).then_some((turns, turn))
+    });
+    if tiles {
+        exceptions::nm_gate(on_nm);
+        Config::FULL.load();
+        if counted.is_none() {
+            // Zero disables nothing, so that the next write exits, too.
+            print("xfd_write_before", ticks(xfd_write) - empty);
+        }
+        // The first write of a feature exits, whatever comes later.
+        nm();
+    }
+    if let Some((turns, turn)) = counted {
+        (0..turns).for_each(|_| turn());
+        console::exit(0);
+    }
     for (name, turn) in EXITS.iter().chain(XFD_TURNS.iter().filter(|_| tiles)) {
         // The XGETBV that finds the value is not the XSETBV's.
         let beside = if *name == "xsetbv" { 10 } else { 0 };
