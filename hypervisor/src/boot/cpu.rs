@@ -18,28 +18,22 @@ use crate::{
         silicon::Silicon, swap::CpuXstate,
     },
 };
-use core::fmt;
 use raw_cpuid::CpuIdReaderNative;
+use thiserror::Error;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 
 /// Why a CPU cannot run guests.
+#[derive(Debug, Error)]
 pub enum Unfit {
     /// Its VMX.
-    Vmx(VmxError),
+    #[error("{0}")]
+    Vmx(#[from] VmxError),
     /// Its extended state.
-    Layout(LayoutError),
+    #[error("{0}")]
+    Layout(#[from] LayoutError),
     /// Memory for its extended state.
-    Memory(OutOfMemory),
-}
-
-impl fmt::Display for Unfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Vmx(error) => write!(f, "{error}"),
-            Self::Layout(error) => write!(f, "{error}"),
-            Self::Memory(error) => write!(f, "{error}"),
-        }
-    }
+    #[error("{0}")]
+    Memory(#[from] OutOfMemory),
 }
 
 /// The interrupt stacks of one CPU.
@@ -74,9 +68,9 @@ pub fn own(index: u16, apic: Apic, stacks: &InterruptStacks) -> Result<Owned, Un
     let cpuid = CpuIdReaderNative;
     // SAFETY: `detect` asks only for registers that this CPU has.
     let read = |register| unsafe { msr::read(register) };
-    let vmx = Vmx::detect(&cpuid, read).map_err(Unfit::Vmx)?;
-    vmx.enter().map_err(Unfit::Vmx)?;
-    let layout = Layout::from_cpuid(&cpuid).map_err(Unfit::Layout)?;
+    let vmx = Vmx::detect(&cpuid, read)?;
+    vmx.enter()?;
+    let layout = Layout::from_cpuid(&cpuid)?;
     // SAFETY: the hypervisor itself uses no x87 or vector instruction, so this
     // only lets it save and restore what guests use; and it needs no memory that is
     // not cached. Entries to guests leave the two bits for caches as they are here.
@@ -90,10 +84,8 @@ pub fn own(index: u16, apic: Apic, stacks: &InterruptStacks) -> Result<Owned, Un
     // SAFETY: the layout is this CPU's, CR4.OSXSAVE is set and CR0.TS clear for
     // good, and this is the only one made here.
     let silicon = unsafe { Silicon::new(&layout) };
-    let xstate = CpuXstate::take_over(silicon, &layout, index).map_err(Unfit::Memory)?;
-    layout
-        .check_current_sizes(&cpuid, layout.user(), XFeatures::EMPTY)
-        .map_err(Unfit::Layout)?;
+    let xstate = CpuXstate::take_over(silicon, &layout, index)?;
+    layout.check_current_sizes(&cpuid, layout.user(), XFeatures::EMPTY)?;
     let ticks_per_us = tsc::ticks_per_microsecond(&cpuid);
     let scheduler = Scheduler::new(index, xstate, apic, tables, layout.clone(), ticks_per_us);
     Ok(Owned {

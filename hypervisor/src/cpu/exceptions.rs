@@ -9,7 +9,7 @@
 
 use crate::{
     platform::{self, backtrace, power},
-    say,
+    say, say_registers,
 };
 use core::arch::naked_asm;
 use x86_64::{VirtAddr, registers::control::Cr2};
@@ -146,34 +146,7 @@ extern "C" fn report(frame: &Frame) -> ! {
         frame.cs,
         frame.ss
     );
-    say!(
-        "  rax {:#018x}  rbx {:#018x}  rcx {:#018x}  rdx {:#018x}",
-        frame.rax,
-        frame.rbx,
-        frame.rcx,
-        frame.rdx
-    );
-    say!(
-        "  rsi {:#018x}  rdi {:#018x}  rbp {:#018x}  rsp {:#018x}",
-        frame.rsi,
-        frame.rdi,
-        frame.rbp,
-        frame.rsp
-    );
-    say!(
-        "  r8  {:#018x}  r9  {:#018x}  r10 {:#018x}  r11 {:#018x}",
-        frame.r8,
-        frame.r9,
-        frame.r10,
-        frame.r11
-    );
-    say!(
-        "  r12 {:#018x}  r13 {:#018x}  r14 {:#018x}  r15 {:#018x}",
-        frame.r12,
-        frame.r13,
-        frame.r14,
-        frame.r15
-    );
+    say_registers!(frame: rax rbx rcx rdx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15);
     backtrace::print(frame.rip, frame.rsp);
     power::end(power::Verdict::Failure)
 }

@@ -9,25 +9,16 @@ use super::{
     host,
 };
 use alloc::vec::Vec;
-use core::fmt;
+use thiserror::Error;
 
 /// A guest-physical range that is not all memory of the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("{bytes} bytes at guest-physical {gpa} are not memory")]
 pub struct OutsideMemory {
     /// Where the range begins.
     pub gpa: Gpa,
     /// Bytes that were asked for.
     pub bytes: u64,
-}
-
-impl fmt::Display for OutsideMemory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} bytes at guest-physical {} are not memory",
-            self.bytes, self.gpa
-        )
-    }
 }
 
 struct Run {

@@ -115,6 +115,30 @@ pub fn break_lock() {
     unsafe { CONSOLE.force_unlock() }
 }
 
+/// Prints registers, four a line.
+pub fn say_registers(all: &[(&str, u64)]) {
+    for some in all.chunks(4) {
+        say(format_args!("{}", Registers(some)));
+    }
+}
+
+struct Registers<'a>(&'a [(&'a str, u64)]);
+
+impl fmt::Display for Registers<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut all = self.0.iter();
+        all.try_for_each(|(name, value)| write!(f, "  {name:3} {value:#018x}"))
+    }
+}
+
+/// Prints the fields of these names, which are registers.
+#[macro_export]
+macro_rules! say_registers {
+    ($all:ident: $($name:ident)*) => {
+        $crate::platform::console::say_registers(&[$((stringify!($name), $all.$name)),*])
+    };
+}
+
 /// Prints a line of the hypervisor, with the arguments of `format!`.
 #[macro_export]
 macro_rules! say {

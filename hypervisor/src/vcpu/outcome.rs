@@ -6,7 +6,7 @@ use crate::{
     vmx::exit::{EventInfo, PortAccess, Reason},
     xstate::{features::XFeatures, fpstate::GrowError, xfd::Interception},
 };
-use core::fmt;
+use thiserror::Error;
 
 /// What the run loop does after an exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,13 +95,16 @@ impl End {
 }
 
 /// Why a VM had to be ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Fault {
     /// An exception while a double fault was delivered.
+    #[error("triple fault")]
     TripleFault,
     /// All vCPUs halt, or wait to be started, with nothing that could ever wake one.
+    #[error("halted with nothing left that could wake it")]
     HaltedForEver,
     /// An access outside the VM's memory.
+    #[error("{} at guest-physical {gpa}, where there is no memory", access(*qualification))]
     NoMemoryAt {
         /// Where.
         gpa: Gpa,
@@ -109,25 +112,34 @@ pub enum Fault {
         qualification: u64,
     },
     /// A device in memory, accessed by something else than a MOV of 32 bits.
+    #[error(
+        "the device at guest-physical {gpa} is accessed by an instruction that is not emulated"
+    )]
     DeviceAccess {
         /// Where.
         gpa: Gpa,
     },
     /// An INS or OUTS of something that is no memory.
+    #[error("string I/O with guest-physical {gpa}, where there is no memory")]
     StringIo {
         /// Where.
         gpa: Gpa,
     },
     /// An exception that the hypervisor did not ask to see.
+    #[error("unexpected exception exit, interruption information {:#x}", .0.0)]
     UnexpectedException(EventInfo),
     /// An exit that the hypervisor does not handle.
+    #[error("unhandled exit: {0}")]
     Unhandled(Reason),
     /// VM entry failed with this VM-instruction error.
+    #[error("VM entry failed with VM-instruction error {0}")]
     EntryFailed(u32),
     /// The container could not grow by this many bytes.
+    #[error("no memory for {0} bytes of extended state")]
     NoMemoryForXstate(u32),
     /// The hypervisor lost track of the vCPU's extended state: our bug, the
     /// VM's end.
+    #[error("its extended state was left on another CPU")]
     XstateLost,
 }
 
@@ -141,46 +153,12 @@ impl From<GrowError> for End {
     }
 }
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TripleFault => f.write_str("triple fault"),
-            Self::HaltedForEver => f.write_str("halted with nothing left that could wake it"),
-            Self::NoMemoryAt { gpa, qualification } => {
-                let access = match qualification & 0b111 {
-                    access if access & 0b100 != 0 => "instruction fetch",
-                    access if access & 0b010 != 0 => "write",
-                    _ => "read",
-                };
-                write!(
-                    f,
-                    "{access} at guest-physical {gpa}, where there is no memory"
-                )
-            }
-            Self::DeviceAccess { gpa } => write!(
-                f,
-                "the device at guest-physical {gpa} is accessed by an instruction that is not emulated"
-            ),
-            Self::StringIo { gpa } => write!(
-                f,
-                "string I/O with guest-physical {gpa}, where there is no memory"
-            ),
-            Self::UnexpectedException(info) => {
-                write!(
-                    f,
-                    "unexpected exception exit, interruption information {:#x}",
-                    info.0
-                )
-            }
-            Self::Unhandled(reason) => write!(f, "unhandled exit: {reason}"),
-            Self::EntryFailed(error) => {
-                write!(f, "VM entry failed with VM-instruction error {error}")
-            }
-            Self::NoMemoryForXstate(bytes) => {
-                write!(f, "no memory for {bytes} bytes of extended state")
-            }
-            Self::XstateLost => f.write_str("its extended state was left on another CPU"),
-        }
+/// What an EPT violation with this qualification was.
+fn access(qualification: u64) -> &'static str {
+    match qualification & 0b111 {
+        access if access & 0b100 != 0 => "instruction fetch",
+        access if access & 0b010 != 0 => "write",
+        _ => "read",
     }
 }
 

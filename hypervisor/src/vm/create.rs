@@ -41,6 +41,7 @@ use guest_loader::{
 };
 use raw_cpuid::CpuIdReaderNative;
 use spin::{Mutex, Once};
+use thiserror::Error;
 
 /// What VMs are made from, and made from again when they reset themselves.
 pub struct Factory {
@@ -60,27 +61,37 @@ pub struct Factory {
 pub static FACTORY: Once<Factory> = Once::new();
 
 /// Why a VM was not made.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum CreateError {
     /// Its image.
+    #[error("image: {0}")]
     Image(guest_loader::Error),
     /// What it asks of extended state.
+    #[error("xstate: {0}")]
     Permission(PermissionError),
     /// Its CPUID names what it may not have.
+    #[error(fmt = list)]
     Cpuid(Vec<Missing>),
     /// Its extended state.
+    #[error("xstate: {0}")]
     Life(LifeError),
     /// The state image that its vCPU was to begin with.
+    #[error("state: {0}")]
     State(StateError),
     /// Its memory.
+    #[error(fmt = memory)]
     Memory(MapError),
     /// Its image does not fit its memory.
+    #[error("image: {0}")]
     Placement(OutsideMemory),
     /// Its control structure.
+    #[error("{0}")]
     Vmx(VmxError),
     /// It has more vCPUs than there can be.
+    #[error("{0} vCPUs were asked for; a VM can have {MOST_VCPUS}")]
     Vcpus(u32),
     /// It is pinned to a CPU that is not there.
+    #[error("it is pinned to CPU {cpu}, and the machine has {cpus}")]
     Cpu {
         /// The CPU.
         cpu: u32,
@@ -88,39 +99,21 @@ pub enum CreateError {
         cpus: usize,
     },
     /// No VPID is left.
+    #[error("all 65535 VPIDs are in use")]
     Vpid,
 }
 
-impl fmt::Display for CreateError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Image(error) => write!(f, "image: {error}"),
-            Self::Permission(error) => write!(f, "xstate: {error}"),
-            Self::Cpuid(missing) => {
-                f.write_str("CPUID:")?;
-                missing
-                    .iter()
-                    .try_for_each(|missing| write!(f, " {missing}"))
-            }
-            Self::Life(error) => write!(f, "xstate: {error}"),
-            Self::State(error) => write!(f, "state: {error}"),
-            Self::Memory(MapError::OutOfMemory) => {
-                f.write_str("the machine has not enough memory left")
-            }
-            Self::Memory(error) => write!(f, "memory: {error:?}"),
-            Self::Placement(error) => write!(f, "image: {error}"),
-            Self::Vmx(error) => write!(f, "{error}"),
-            Self::Vcpus(vcpus) => {
-                write!(
-                    f,
-                    "{vcpus} vCPUs were asked for; a VM can have {MOST_VCPUS}"
-                )
-            }
-            Self::Cpu { cpu, cpus } => {
-                write!(f, "it is pinned to CPU {cpu}, and the machine has {cpus}")
-            }
-            Self::Vpid => f.write_str("all 65535 VPIDs are in use"),
-        }
+fn list(missing: &[Missing], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str("CPUID:")?;
+    missing
+        .iter()
+        .try_for_each(|missing| write!(f, " {missing}"))
+}
+
+fn memory(error: &MapError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match error {
+        MapError::OutOfMemory => f.write_str("the machine has not enough memory left"),
+        _ => write!(f, "memory: {error:?}"),
     }
 }
 

@@ -5,7 +5,7 @@ use super::{
     thread::{Thread, Waits},
 };
 use crate::{
-    say,
+    say, say_registers,
     vcpu::outcome::{End, Fault},
 };
 use core::fmt;
@@ -91,33 +91,7 @@ fn crashed(thread: &mut Thread, fault: Fault) {
         state.paging.cr4,
         state.paging.efer
     );
-    say!(
-        "  rax {:#018x}  rbx {:#018x}  rcx {:#018x}  rdx {:#018x}",
-        r.rax,
-        r.rbx,
-        r.rcx,
-        r.rdx
-    );
-    say!(
-        "  rsi {:#018x}  rdi {:#018x}  rbp {:#018x}  r8  {:#018x}",
-        r.rsi,
-        r.rdi,
-        r.rbp,
-        r.r8
-    );
-    say!(
-        "  r9  {:#018x}  r10 {:#018x}  r11 {:#018x}  r12 {:#018x}",
-        r.r9,
-        r.r10,
-        r.r11,
-        r.r12
-    );
-    say!(
-        "  r13 {:#018x}  r14 {:#018x}  r15 {:#018x}",
-        r.r13,
-        r.r14,
-        r.r15
-    );
+    say_registers!(r: rax rbx rcx rdx rsi rdi rbp r8 r9 r10 r11 r12 r13 r14 r15);
     say!(
         "  bytes at rip:{}",
         Bytes(code::at(&vm.memory, state.paging, state.instruction()))

@@ -6,40 +6,32 @@ use super::controls::{
     Capability, EntryControls, ExitControls, MissingControl, PinBased, Primary, Secondary,
 };
 use crate::{cpu::msr::Msr, memory::ept::PageSizes};
-use core::fmt;
 use raw_cpuid::CpuIdReader;
+use thiserror::Error;
 
 /// Why this CPU cannot be a host.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Error)]
 pub enum VmxError {
     /// CPUID.1:ECX\[5\] is clear.
+    #[error("this CPU has no VMX (CPUID.1:ECX[5] is 0)")]
     NoVmx,
     /// IA32_FEATURE_CONTROL is locked with VMX off; the register's value.
+    #[error(
+        "the firmware locked VMX off (IA32_FEATURE_CONTROL is {0:#x}); switch virtualization on in its setup"
+    )]
     LockedOff(u64),
     /// A control that we need is missing.
+    #[error("{0}")]
     Control(MissingControl),
     /// EPT lacks something that we need.
+    #[error("this CPU's EPT lacks {0}")]
     Ept(&'static str),
     /// No frame for the VMXON region.
+    #[error("no memory for the VMXON region")]
     NoMemory,
     /// VMXON failed.
+    #[error("VMXON failed")]
     Vmxon,
-}
-
-impl fmt::Display for VmxError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoVmx => write!(f, "this CPU has no VMX (CPUID.1:ECX[5] is 0)"),
-            Self::LockedOff(value) => write!(
-                f,
-                "the firmware locked VMX off (IA32_FEATURE_CONTROL is {value:#x}); switch virtualization on in its setup"
-            ),
-            Self::Control(missing) => write!(f, "{missing}"),
-            Self::Ept(what) => write!(f, "this CPU's EPT lacks {what}"),
-            Self::NoMemory => write!(f, "no memory for the VMXON region"),
-            Self::Vmxon => write!(f, "VMXON failed"),
-        }
-    }
 }
 
 /// What VMX on this CPU can do, and the values that its controls take.

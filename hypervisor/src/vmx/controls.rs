@@ -5,7 +5,7 @@
 //! demands, and where one that we need is missing, the error names it.
 
 use bitflags::{Flags, bitflags};
-use core::fmt;
+use thiserror::Error;
 
 bitflags! {
     /// SDM Vol. 3, "Pin-Based VM-Execution Controls".
@@ -175,22 +175,13 @@ impl Capability {
 }
 
 /// A control that the hypervisor needs and the CPU does not have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("this CPU's VMX lacks {control} in the {field}")]
 pub struct MissingControl {
     /// The set it belongs to.
     pub field: &'static str,
     /// Its name.
     pub control: &'static str,
-}
-
-impl fmt::Display for MissingControl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "this CPU's VMX lacks {} in the {}",
-            self.control, self.field
-        )
-    }
 }
 
 #[cfg(test)]

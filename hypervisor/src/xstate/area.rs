@@ -8,6 +8,7 @@
 use crate::xstate::features::XFeatures;
 use crate::xstate::layout::{Format, LEGACY_SIZE, Layout};
 use alloc::vec::Vec;
+use thiserror::Error;
 
 /// Alignment of an XSAVE area, in bytes (SDM Vol. 1, "XSAVE Area" (13.4)).
 const LINE: usize = 64;
@@ -46,16 +47,11 @@ std::thread_local! {
 }
 
 /// Memory for a container was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("no memory for an XSAVE area of {bytes} bytes")]
 pub struct OutOfMemory {
     /// What was asked for.
     pub bytes: u32,
-}
-
-impl core::fmt::Display for OutOfMemory {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "no memory for an XSAVE area of {} bytes", self.bytes)
-    }
 }
 
 /// An XSAVE area with room for a fixed set of components.
@@ -102,26 +98,22 @@ impl Area {
     }
 
     /// Size in bytes.
-    #[must_use]
     pub const fn size(&self) -> u32 {
         self.size
     }
 
     /// The components it has room for.
-    #[must_use]
     pub const fn features(&self) -> XFeatures {
         self.features
     }
 
     /// How they are placed.
-    #[must_use]
     pub const fn format(&self) -> Format {
         self.format
     }
 
     /// `XSTATE_BV`: the components that hold something, the others being in
     /// their initial configuration.
-    #[must_use]
     pub fn present(&self) -> XFeatures {
         let header = self.lines.get(LEGACY_SIZE as usize / LINE);
         let word = header.and_then(|line| line.0.first_chunk());
@@ -200,7 +192,6 @@ impl Area {
 
     /// Whether nothing was written behind the area.
     #[cfg(debug_assertions)]
-    #[must_use]
     pub fn guard_intact(&self) -> bool {
         let bytes = self.lines.iter().flat_map(|line| &line.0);
         let mut behind = bytes.skip(self.size as usize);
@@ -214,13 +205,11 @@ impl Area {
     }
 
     /// Its address, for the instructions that restore from it.
-    #[must_use]
     pub fn as_ptr(&self) -> *const u8 {
         self.lines.as_ptr().cast()
     }
 
     /// Its address, for the instructions that save into it.
-    #[must_use]
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
         self.lines.as_mut_ptr().cast()
     }

@@ -40,43 +40,36 @@ impl XFeatures {
     pub const TILES: Self = Self(Self::TILE_CONFIG.0 | Self::TILE_DATA.0);
 
     /// The set whose bitmap is `bits`.
-    #[must_use]
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
     /// The bitmap, as XCR0, `IA32_XSS`, XFD or `XSTATE_BV` would hold it.
-    #[must_use]
     pub const fn bits(self) -> u64 {
         self.0
     }
 
     /// The set of component `number` alone; empty beyond bit 63.
-    #[must_use]
     pub const fn single(number: u8) -> Self {
         Self(if number < 64 { 1 << number } else { 0 })
     }
 
     /// Whether every component of `other` is in this set.
-    #[must_use]
     pub const fn contains(self, other: Self) -> bool {
         other.0 & !self.0 == 0
     }
 
     /// Whether the two sets have a component in common.
-    #[must_use]
     pub const fn intersects(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
 
     /// Whether the set is empty.
-    #[must_use]
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
     /// Whether some, but not all, components of `group` are in this set.
-    #[must_use]
     pub const fn splits(self, group: Self) -> bool {
         self.intersects(group) && !self.contains(group)
     }

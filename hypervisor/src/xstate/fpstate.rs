@@ -10,6 +10,7 @@ use crate::xstate::features::XFeatures;
 use crate::xstate::layout::Layout;
 use crate::xstate::permission::Offer;
 use crate::xstate::xfd::{Interception, Xfd, XfdErrPolicy};
+use thiserror::Error;
 
 /// When a container gets room for dynamic components.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,14 +51,9 @@ pub struct Fpstate {
 }
 
 /// The state is in the registers of a processor, where it cannot be reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the vCPU's extended state is in the registers of a running CPU")]
 pub struct InRegisters;
-
-impl core::fmt::Display for InRegisters {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("the vCPU's extended state is in the registers of a running CPU")
-    }
-}
 
 /// Why a container did not grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,38 +172,32 @@ impl Fpstate {
     }
 
     /// What the vCPU is offered.
-    #[must_use]
     pub const fn offer(&self) -> Offer {
         self.offer
     }
 
     /// The components there is room for.
-    #[must_use]
     pub const fn room(&self) -> XFeatures {
         self.area.features()
     }
 
     /// Bytes of its XSAVE area (SDM Vol. 1, "XSAVE Area").
-    #[must_use]
     pub const fn size(&self) -> u32 {
         self.area.size()
     }
 
     /// Bytes that saving wrote last, and that loading reads: the components that were in
     /// use, with the legacy region and the header.
-    #[must_use]
     pub fn moved(&self, layout: &Layout) -> u32 {
         layout.size(self.area.present(), self.area.format())
     }
 
     /// Guest XCR0.
-    #[must_use]
     pub const fn xcr0(&self) -> XFeatures {
         self.xcr0
     }
 
     /// Guest `IA32_XSS`.
-    #[must_use]
     pub const fn xss(&self) -> XFeatures {
         self.xss
     }

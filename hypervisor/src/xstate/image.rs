@@ -19,7 +19,7 @@ use crate::xstate::fpstate::{Fpstate, GrowError, InRegisters, Residence};
 use crate::xstate::layout::{EXTENDED_START, Format, LEGACY_SIZE, Layout};
 use crate::xstate::xcr0::XsetbvFault;
 use crate::xstate::xfd::XfdFault;
-use core::fmt;
+use thiserror::Error;
 
 /// FCW in the initial configuration.
 const FCW_INIT: [u8; 2] = 0x37f_u16.to_le_bytes();
@@ -73,36 +73,46 @@ const fn initial(number: u8) -> &'static [u8] {
 }
 
 /// Why extended state could not be read or written; nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum StateError {
     /// The vCPU must be parked first.
+    #[error("{}", InRegisters)]
     InRegisters,
     /// Components that the vCPU is not offered.
+    #[error("not offered to this vCPU: {0}")]
     NotEnabled(XFeatures),
     /// A slice that reaches beyond the component, of this many bytes.
+    #[error("the slice passes the component's {size} bytes")]
     BeyondComponent {
         /// The component's size.
         size: u32,
     },
     /// An image shorter than its contents.
+    #[error("the image must have {needed} bytes")]
     TooShort {
         /// The bytes that are needed.
         needed: u32,
     },
     /// A header byte that must be zero in the standard format is not.
+    #[error("byte {offset} of the XSAVE header must be zero")]
     Header {
         /// Its offset.
         offset: u32,
     },
     /// MXCSR with reserved bits set.
+    #[error("MXCSR {0:#x} has reserved bits set")]
     Mxcsr(u32),
     /// An XCR0 that XSETBV would refuse.
+    #[error("no value of XCR0: {0:?}")]
     Xcr0(XsetbvFault),
     /// Bits of `IA32_XSS` that are not offered.
+    #[error("IA32_XSS with what is not offered: {0}")]
     Xss(XFeatures),
     /// An XFD or XFD_ERR that WRMSR would refuse.
+    #[error("no value of IA32_XFD or IA32_XFD_ERR: {0:?}")]
     Xfd(XfdFault),
     /// The container could not grow.
+    #[error("{0}")]
     OutOfMemory(OutOfMemory),
 }
 
@@ -121,30 +131,8 @@ impl From<GrowError> for StateError {
     }
 }
 
-impl fmt::Display for StateError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::InRegisters => write!(f, "{InRegisters}"),
-            Self::NotEnabled(set) => write!(f, "not offered to this vCPU: {set}"),
-            Self::BeyondComponent { size } => {
-                write!(f, "the slice passes the component's {size} bytes")
-            }
-            Self::TooShort { needed } => write!(f, "the image must have {needed} bytes"),
-            Self::Header { offset } => {
-                write!(f, "byte {offset} of the XSAVE header must be zero")
-            }
-            Self::Mxcsr(value) => write!(f, "MXCSR {value:#x} has reserved bits set"),
-            Self::Xcr0(fault) => write!(f, "no value of XCR0: {fault:?}"),
-            Self::Xss(set) => write!(f, "IA32_XSS with what is not offered: {set}"),
-            Self::Xfd(fault) => write!(f, "no value of IA32_XFD or IA32_XFD_ERR: {fault:?}"),
-            Self::OutOfMemory(error) => write!(f, "{error}"),
-        }
-    }
-}
-
 impl Fpstate {
     /// Bytes of the full state in the standard format.
-    #[must_use]
     pub fn state_size(&self, layout: &Layout) -> u32 {
         layout.size(self.offer.user(), Format::Standard)
     }

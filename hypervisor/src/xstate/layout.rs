@@ -209,32 +209,27 @@ impl Layout {
     }
 
     /// Components that XCR0 can enable.
-    #[must_use]
     pub const fn user(&self) -> XFeatures {
         self.user
     }
 
     /// Components that `IA32_XSS` can enable.
-    #[must_use]
     pub const fn supervisor(&self) -> XFeatures {
         self.supervisor
     }
 
     /// Components that XFD can disable.
-    #[must_use]
     pub const fn dynamic(&self) -> XFeatures {
         self.dynamic
     }
 
     /// The optional instructions and registers.
-    #[must_use]
     pub const fn extensions(&self) -> Extensions {
         self.extensions
     }
 
     /// The format in which this processor saves best: compacted where any
     /// instruction writes it.
-    #[must_use]
     pub const fn format(&self) -> Format {
         if self.extensions.xsaves || self.extensions.xsavec {
             Format::Compacted
@@ -275,7 +270,6 @@ impl Layout {
     /// Bytes of an area of `format` for exactly the components of `set`; never
     /// below the legacy region and the header. In the standard format it is the
     /// furthest end that counts, which need not be that of the highest number.
-    #[must_use]
     pub fn size(&self, set: XFeatures, format: Format) -> u32 {
         self.walk(set, format)
             .map(|placed| placed.offset + placed.size)

@@ -9,7 +9,7 @@ use crate::xstate::fpstate::{Allocation, Fpstate};
 use crate::xstate::layout::Layout;
 use crate::xstate::permission::{Offer, Permission};
 use crate::xstate::xfd::XfdErrPolicy;
-use core::fmt;
+use thiserror::Error;
 
 /// The extended state of one vCPU, from its creation on.
 pub struct VcpuXstate {
@@ -23,36 +23,24 @@ enum Stage {
 }
 
 /// A step at the wrong time; the vCPU stays as it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum LifeError {
     /// Finalize before any CPUID was set.
+    #[error("the vCPU has no CPUID yet: configure it first")]
     NotConfigured,
     /// Extended state was accessed, or the vCPU run, before finalize.
+    #[error("the vCPU has no extended state yet: finalize it first")]
     NotFinalized,
     /// CPUID was set, or finalize asked for, after finalize.
+    #[error("the vCPU is finalized: its CPUID can no longer change")]
     AlreadyFinalized,
     /// Finalize found no memory.
+    #[error("{0}")]
     OutOfMemory(OutOfMemory),
-}
-
-impl fmt::Display for LifeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotConfigured => f.write_str("the vCPU has no CPUID yet: configure it first"),
-            Self::NotFinalized => {
-                f.write_str("the vCPU has no extended state yet: finalize it first")
-            }
-            Self::AlreadyFinalized => {
-                f.write_str("the vCPU is finalized: its CPUID can no longer change")
-            }
-            Self::OutOfMemory(error) => write!(f, "{error}"),
-        }
-    }
 }
 
 impl VcpuXstate {
     /// A vCPU of a VM with `permission`, which is frozen from now on.
-    #[must_use]
     pub fn create(permission: &mut Permission) -> Self {
         permission.freeze();
         Self {

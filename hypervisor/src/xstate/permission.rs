@@ -9,6 +9,7 @@
 use crate::xstate::features::XFeatures;
 use crate::xstate::layout::Layout;
 use core::fmt;
+use thiserror::Error;
 
 /// The widest vectors a VM is offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,7 +24,6 @@ pub enum Vector {
 
 impl Vector {
     /// The components that hold registers of this width, x87 among them.
-    #[must_use]
     pub fn features(self) -> XFeatures {
         let sse = XFeatures::X87 | XFeatures::SSE;
         match self {
@@ -112,19 +112,16 @@ impl Permission {
     }
 
     /// User components permitted: what the guest's XCR0 may at most hold.
-    #[must_use]
     pub const fn user(&self) -> XFeatures {
         self.user
     }
 
     /// Supervisor components permitted.
-    #[must_use]
     pub const fn supervisor(&self) -> XFeatures {
         self.supervisor
     }
 
     /// Permitted components that XFD can disable.
-    #[must_use]
     pub const fn dynamic(&self) -> XFeatures {
         self.dynamic
     }
@@ -181,25 +178,21 @@ pub struct Offer {
 
 impl Offer {
     /// What guest XCR0 may hold.
-    #[must_use]
     pub const fn user(&self) -> XFeatures {
         self.user
     }
 
     /// What guest `IA32_XSS` may hold.
-    #[must_use]
     pub const fn supervisor(&self) -> XFeatures {
         self.supervisor
     }
 
     /// Components of [`Offer::user`] that XFD can disable.
-    #[must_use]
     pub const fn dynamic(&self) -> XFeatures {
         self.dynamic
     }
 
     /// What guest `IA32_XFD` may hold; empty where XFD is not offered.
-    #[must_use]
     pub const fn xfd(&self) -> XFeatures {
         if self.xfd {
             self.dynamic
@@ -209,42 +202,31 @@ impl Offer {
     }
 
     /// Whether the guest has XSAVES and `IA32_XSS`.
-    #[must_use]
     pub const fn xsaves(&self) -> bool {
         self.xsaves
     }
 
     /// Every component that the vCPU's state can comprise.
-    #[must_use]
     pub fn features(&self) -> XFeatures {
         self.user | self.supervisor
     }
 }
 
 /// Why a VM cannot have the extended state it asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum PermissionError {
     /// One tile component without the other.
+    #[error("TILECFG and TILEDATA are permitted only together")]
     HalfOfTiles,
     /// The processor does not have these.
+    #[error("this CPU does not have: {0}")]
     Lacking(XFeatures),
     /// The processor has these, but they are not given to guests.
+    #[error("not given to guests: {0}")]
     NotVirtualised(XFeatures),
     /// A vCPU exists.
+    #[error("the permission was frozen when the VM's first vCPU was created")]
     Frozen,
-}
-
-impl fmt::Display for PermissionError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::HalfOfTiles => f.write_str("TILECFG and TILEDATA are permitted only together"),
-            Self::Lacking(set) => write!(f, "this CPU does not have: {set}"),
-            Self::NotVirtualised(set) => write!(f, "not given to guests: {set}"),
-            Self::Frozen => {
-                f.write_str("the permission was frozen when the VM's first vCPU was created")
-            }
-        }
-    }
 }
 
 /// Rule xs-02: what a refused CPUID names without permission.

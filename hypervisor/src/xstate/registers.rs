@@ -19,7 +19,6 @@ pub enum XMsr {
 
 impl XMsr {
     /// The one with this address, if it belongs to extended state.
-    #[must_use]
     pub const fn from_address(address: u32) -> Option<Self> {
         match Msr(address) {
             Msr::IA32_XFD => Some(Self::Xfd),

@@ -29,6 +29,7 @@ use crate::xstate::fpstate::{Fpstate, Loading, Residence};
 use crate::xstate::layout::Layout;
 use crate::xstate::registers::XRegisters;
 use crate::xstate::xfd::ErrRegister;
+use thiserror::Error;
 
 /// The extended state of one logical processor.
 pub struct CpuXstate<R> {
@@ -50,14 +51,9 @@ pub struct CpuXstate<R> {
 
 /// The state to be made current is in the registers of another processor, or
 /// was overwritten there: its vCPU left that processor without being parked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the vCPU left a CPU without its extended state being parked")]
 pub struct SwapError;
-
-impl core::fmt::Display for SwapError {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("the vCPU left a CPU without its extended state being parked")
-    }
-}
 
 impl<R: XRegisters> CpuXstate<R> {
     /// Takes over a processor whatever firmware or boot loader left in it: XFD
@@ -95,7 +91,6 @@ impl<R: XRegisters> CpuXstate<R> {
 
     /// Whether the registers hold the state of `container`.
     #[inline]
-    #[must_use]
     pub fn holds(&self, container: &Fpstate) -> bool {
         container.residence == Residence::Registers(self.loaded)
     }

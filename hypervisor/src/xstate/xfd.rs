@@ -71,7 +71,6 @@ pub struct Xfd {
 
 impl Xfd {
     /// The state after reset.
-    #[must_use]
     pub const fn new(settable: XFeatures, policy: XfdErrPolicy) -> Self {
         Self {
             settable,
@@ -89,20 +88,17 @@ impl Xfd {
     }
 
     /// `IA32_XFD`.
-    #[must_use]
     pub const fn value(&self) -> XFeatures {
         self.value
     }
 
     /// `IA32_XFD_ERR`.
-    #[must_use]
     pub const fn error(&self) -> XFeatures {
         self.error
     }
 
     /// Whether both MSRs are 0 in the registers for certain: no value was ever written
     /// to `IA32_XFD` without an exit, and none is in `IA32_XFD_ERR`.
-    #[must_use]
     pub const fn is_out_of_play(&self) -> bool {
         !self.used && self.error.is_empty()
     }
@@ -154,7 +150,6 @@ impl Xfd {
     /// Rules xs-07, xs-08 and xs-09: what must exit, for a container with
     /// `room`. While a component has no room, disarming it must exit: passed
     /// through, it would let state come alive that nobody could save.
-    #[must_use]
     pub const fn interception(&self, room: XFeatures) -> Interception {
         Interception {
             xfd: !self.used || !room.contains(self.settable),
@@ -188,7 +183,6 @@ impl Xfd {
     /// Whether the register holds a value that was put there at the last entry
     /// and must be taken back at this exit.
     #[inline]
-    #[must_use]
     pub const fn lent(&self) -> bool {
         self.lent
     }
@@ -219,7 +213,6 @@ impl Xfd {
 
     /// Rules xs-08 and xs-09: what the register holds in the hypervisor while
     /// this container is current.
-    #[must_use]
     pub const fn resting_error(&self) -> XFeatures {
         match self.policy {
             XfdErrPolicy::Intercept => XFeatures::EMPTY,
