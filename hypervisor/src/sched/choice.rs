@@ -37,8 +37,12 @@ impl Scheduler {
             Ok(None) => self.current.take(),
             Err(_) => None,
         };
-        POOL.set_crowded(self.index, self.preempted.first().is_some());
-        self.share();
+        let is_crowded = self.preempted.first().is_some();
+        if is_crowded || self.is_crowded {
+            self.is_crowded = is_crowded;
+            POOL.set_crowded(self.index, is_crowded);
+            self.share();
+        }
         thread
     }
 

@@ -51,6 +51,8 @@ pub struct Scheduler {
     /// How often this CPU answered the operator.
     pub(super) answered: u32,
     pub(super) running: Running,
+    /// Others were told that some wait here.
+    pub(super) is_crowded: bool,
 }
 
 /// Why a vCPU does not run again.
@@ -90,6 +92,7 @@ impl Scheduler {
             listen_at: 0,
             current: None,
             preempted: Turns::default(),
+            is_crowded: false,
             forgotten: 0,
             answered: 0,
             running: Running::on(index),
@@ -120,6 +123,7 @@ impl Scheduler {
 
     /// Runs `thread`, and those that take turns with it on this CPU, until something
     /// else matters.
+    #[inline(never)]
     fn stay(&mut self, mut thread: Box<Thread>) {
         loop {
             match self.turn(&mut thread) {
@@ -147,7 +151,7 @@ impl Scheduler {
     /// It has to end.
     #[inline(always)]
     fn rotate(&mut self, thread: &mut Box<Thread>) -> Result<(), End> {
-        if let Some(outgoing) = self.preempted.exchange(thread) {
+        if let Some(outgoing) = self.preempted.exchange(thread).map(|of| &mut **of) {
             outgoing.ready_since = self.now;
             let (before, index) = (Some(&mut *outgoing.runner), self.index);
             let runner = &mut thread.runner;
@@ -180,7 +184,7 @@ impl Scheduler {
             };
             thread.runner.begin_slice(self.now, end, deadline);
             thread.runner.run(&mut self.cpu);
-            if thread.runner.slice_is_over() {
+            if matches!(thread.runner.leave(), Leave::SliceOver) {
                 return Ok(());
             }
             self.serve(thread)?;

@@ -5,6 +5,7 @@
 use super::Vcpu;
 use crate::{
     cpu::tsc,
+    device::x2apic::X2Apic,
     vmx::{
         capabilities::Vmx,
         controls::Primary,
@@ -29,8 +30,8 @@ pub(super) struct Interrupts {
     windows: Primary,
     /// The preemption timer ticks once every `1 << this` TSC ticks.
     timer_shift: u32,
-    /// Where the CPU keeps the local APIC: the vectors whose end exits.
-    virtual_apic: Option<[u64; EOI_EXITS.len()]>,
+    /// The CPU keeps the local APIC.
+    virtual_apic: bool,
 }
 
 /// The bitmaps of vectors whose end exits.
@@ -47,7 +48,7 @@ impl Interrupts {
             primary: vmx.primary,
             windows: Primary::empty(),
             timer_shift: vmx.preemption_timer_shift,
-            virtual_apic: vmx.virtual_apic.then_some([0; EOI_EXITS.len()]),
+            virtual_apic: vmx.virtual_apic,
         }
     }
 
@@ -57,9 +58,15 @@ impl Interrupts {
     /// blocks for one instruction.
     #[inline(never)]
     pub(super) fn attend(&mut self, vmcs: &mut Loaded<'_>, vcpu: &mut Vcpu, skipped: bool) {
-        vcpu.attention = false;
         let now = tsc::now();
         vcpu.collect(now);
+        self.deliver(vmcs, vcpu, skipped, now);
+    }
+
+    /// As [`Self::attend`], when all has been collected.
+    #[inline(never)]
+    fn deliver(&mut self, vmcs: &mut Loaded<'_>, vcpu: &mut Vcpu, skipped: bool, now: u64) {
+        vcpu.attention = false;
         let mut blocked = vmcs.read(field::GUEST_INTERRUPTIBILITY);
         if skipped && blocked & BLOCKED_FOR_ONE_INSTRUCTION != 0 {
             blocked &= !BLOCKED_FOR_ONE_INSTRUCTION;
@@ -77,7 +84,7 @@ impl Interrupts {
                 vcpu.legacy = asks;
                 EventInfo::external(vector)
             })
-        } else if self.virtual_apic.is_some() {
+        } else if self.virtual_apic {
             None
         } else if free && let Some(vector) = vcpu.apic.deliverable() {
             let on = vmcs.read(field::GUEST_RFLAGS) & RFLAGS_IF != 0;
@@ -92,9 +99,9 @@ impl Interrupts {
             vmcs.write(field::ENTRY_INTERRUPTION_INFO, event.0);
         }
         let mut waits = vcpu.external();
-        match &mut self.virtual_apic {
-            Some(exits) => tell_cpu(vmcs, vcpu, exits),
-            None => waits |= vcpu.apic.deliverable().is_some(),
+        match self.virtual_apic {
+            true => tell_cpu(vmcs, &mut vcpu.apic),
+            false => waits |= vcpu.apic.deliverable().is_some(),
         }
         let mut windows = Primary::empty();
         windows.set(Primary::INTERRUPT_WINDOW_EXITING, waits);
@@ -114,8 +121,8 @@ impl Interrupts {
         vmcs.write(field::PRIMARY_CONTROLS, self.primary | self.windows.bits());
     }
 
-    /// Begins a time slice: nothing but the timer is set where nothing has arrived since
-    /// the CPU was told.
+    /// Begins a time slice, when all has been collected: nothing but the timer is set where
+    /// nothing has arrived since the CPU was told.
     pub(super) fn begin_slice(
         &mut self,
         vmcs: &mut Loaded<'_>,
@@ -124,7 +131,7 @@ impl Interrupts {
         deadline: u64,
     ) {
         if vcpu.attention {
-            self.attend(vmcs, vcpu, true);
+            self.deliver(vmcs, vcpu, true, now);
         } else {
             self.set_timer(vmcs, deadline.min(vcpu.slice_end), now);
         }
@@ -140,12 +147,10 @@ impl Interrupts {
 }
 
 /// Lets the CPU deliver what is in the virtual-APIC page.
-fn tell_cpu(vmcs: &mut Loaded<'_>, vcpu: &Vcpu, exits: &mut [u64; EOI_EXITS.len()]) {
-    vmcs.write(field::GUEST_INTERRUPT_STATUS, vcpu.apic.interrupt_status());
-    for ((index, field), exit) in (0..).zip(EOI_EXITS).zip(exits) {
-        let level = vcpu.apic.level_vectors(index);
-        if *exit != level {
-            *exit = level;
+fn tell_cpu(vmcs: &mut Loaded<'_>, apic: &mut X2Apic) {
+    vmcs.write(field::GUEST_INTERRUPT_STATUS, apic.interrupt_status());
+    if let Some(levels) = apic.take_levels() {
+        for (field, level) in EOI_EXITS.into_iter().zip(levels) {
             vmcs.write(field, level);
         }
     }

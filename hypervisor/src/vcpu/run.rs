@@ -40,6 +40,9 @@ use core::ptr;
 /// The extended state of a real CPU.
 pub type Cpu = CpuXstate<Silicon>;
 
+/// No CPU has this number.
+const NOWHERE: u16 = u16::MAX;
+
 /// A vCPU with what the hardware needs to run it. It may go from CPU to CPU; what
 /// a CPU has of it goes back before ([`Runner::leave_cpu`]).
 #[repr(C)]
@@ -50,8 +53,8 @@ pub struct Runner {
     switched: Switched,
     interrupts: Interrupts,
     leave: Leave,
-    /// The CPU whose state its VMCS returns to.
-    home: Option<u16>,
+    /// The number of the CPU whose state its VMCS returns to, or [`NOWHERE`].
+    home: u16,
     /// How often it went to another CPU.
     moves: u64,
     /// The CPU it runs on, for the time of a stay.
@@ -89,7 +92,7 @@ impl Runner {
             switched: Switched::default(),
             interrupts: Interrupts::new(vmx),
             leave: Leave::Interrupted,
-            home: None,
+            home: NOWHERE,
             moves: 0,
             cpu: ptr::null_mut(),
         });
@@ -160,9 +163,9 @@ impl Runner {
             .map_err(|_| End::Fault(Fault::XstateLost))?;
         self.switched.load(switched);
         let mut vmcs = self.vmcs.load();
-        if self.home != Some(index) {
-            self.moves += u64::from(self.home.is_some());
-            self.home = Some(index);
+        if self.home != index {
+            self.moves += u64::from(self.home != NOWHERE);
+            self.home = index;
             vmcs_state::write_host_state(&mut vmcs, tables);
             // What this CPU cached of the guest when it ran here before may be
             // stale: the guest has changed its page tables elsewhere since.
@@ -239,14 +242,9 @@ impl Runner {
     }
 
     /// Why it left its run loop.
+    #[inline]
     pub fn leave(&self) -> Leave {
         self.leave
-    }
-
-    /// Whether it left because its slice is over.
-    #[inline]
-    pub fn slice_is_over(&self) -> bool {
-        matches!(self.leave, Leave::SliceOver)
     }
 
     /// Gives the container room for `features`, around the run loop.

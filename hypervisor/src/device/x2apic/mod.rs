@@ -10,6 +10,7 @@ mod vectors;
 
 use alloc::boxed::Box;
 use bitflags::bitflags;
+use core::mem;
 pub use ipi::{Ipi, IpiKind, IpiTarget};
 use register as reg;
 use timer::TimerMode;
@@ -84,6 +85,8 @@ pub struct X2Apic {
     id: u32,
     /// TPR, ISR, TMR and IRR.
     page: Box<Page>,
+    /// TMR has changed since the CPU was told which vectors have an end that exits.
+    levels_changed: bool,
     spurious: u32,
     lvt: [u32; LVT_ENTRIES],
     errors: Errors,
@@ -109,6 +112,7 @@ impl X2Apic {
         Self {
             id,
             page: Box::default(),
+            levels_changed: false,
             spurious: SPURIOUS_AT_RESET,
             lvt,
             errors: Errors::empty(),
@@ -131,6 +135,7 @@ impl X2Apic {
         ] {
             *vectors = Vectors::default();
         }
+        self.levels_changed = true;
         self.spurious = SPURIOUS_AT_RESET;
         self.lvt = [LVT_MASKED; LVT_ENTRIES];
         self.errors = Errors::empty();
@@ -156,10 +161,11 @@ impl X2Apic {
         u16::from_be_bytes([in_service.unwrap_or(0), request.unwrap_or(0)])
     }
 
-    /// The vectors from `64 * index` on whose end a device must be told.
-    pub fn level_vectors(&self, index: u32) -> u64 {
+    /// The vectors whose end a device must be told, if they are others than last time.
+    pub fn take_levels(&mut self) -> Option<[u64; 4]> {
         let word = |index| u64::from(self.page.level.word(index));
-        word(2 * index) | word(2 * index + 1) << 32
+        mem::take(&mut self.levels_changed)
+            .then(|| [0, 2, 4, 6].map(|index| word(index) | word(index + 1) << 32))
     }
 
     /// Its ID.
@@ -245,7 +251,10 @@ impl X2Apic {
             self.report_error(Errors::RECEIVE_ILLEGAL_VECTOR);
         } else {
             self.page.request.set(vector, true);
-            self.page.level.set(vector, level);
+            if self.page.level.contains(vector) != level {
+                self.page.level.set(vector, level);
+                self.levels_changed = true;
+            }
         }
     }
 
