@@ -13,6 +13,11 @@ use measure::{Figures, Measure};
 use serde::Serialize;
 use std::{path::Path, process::Command};
 
+/// The folders of the hypervisor.
+const FOLDERS: [&str; 10] = [
+    "cpu", "platform", "xstate", "memory", "vmx", "device", "vcpu", "vm", "sched", "boot",
+];
+
 /// What is read from the TSC.
 const TICKS: &str = "ticks";
 
@@ -119,8 +124,11 @@ fn all_figures(measure: &Measure) -> Result<Figures> {
     let image = build::stripped_size(&build::hypervisor()?)?;
     figures.insert("image_bytes".into(), image as f64);
     let source = root().join("hypervisor/src");
-    let lines = code::lines(&source.join("lib.rs"))? + code::lines(&source.join("main.rs"))?;
-    figures.insert("loc".into(), lines as f64);
+    let lines = |file: &str| Ok::<f64, anyhow::Error>(code::lines(&source.join(file))? as f64);
+    figures.insert("loc".into(), lines("lib.rs")? + lines("main.rs")?);
+    for folder in FOLDERS {
+        figures.insert(format!("loc_{folder}"), lines(&format!("{folder}/mod.rs"))?);
+    }
     Ok(figures)
 }
 
@@ -149,8 +157,9 @@ fn rows(figures: &Figures) -> Result<Vec<Row>> {
 
 /// The unit of a row without a target.
 fn unit(name: &str) -> &'static str {
-    const OTHERS: [(&str, &str); 4] = [
+    const OTHERS: [(&str, &str); 5] = [
         ("container_", "bytes a vCPU"),
+        ("loc_", "lines"),
         ("scale_", "worst : alone"),
         ("swap_bytes_", "bytes saved, and loaded"),
         ("vmcs_accesses_", "VMREADs and VMWRITEs"),
