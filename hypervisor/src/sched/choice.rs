@@ -37,7 +37,7 @@ impl Scheduler {
             Ok(None) => self.current.take(),
             Err(_) => None,
         };
-        let is_crowded = self.preempted.first().is_some();
+        let is_crowded = self.preempted.iter().any(|thread| thread.may_move());
         if is_crowded || self.is_crowded {
             self.is_crowded = is_crowded;
             POOL.set_crowded(self.index, is_crowded);
@@ -70,7 +70,7 @@ impl Scheduler {
                 Ok(Some(thread))
             }
             Err(_) if goes_on => Ok(None),
-            Err(until) => match self.preempted.pop_first() {
+            Err(until) => match self.preempted.pop_first(|_| true) {
                 Some(thread) => Ok(Some(thread)),
                 None if at == NOW => Ok(None),
                 None => Err(until.min(at)),
@@ -141,18 +141,14 @@ impl Scheduler {
         }
     }
 
-    /// Gives the vCPU that waits longest on this CPU to one that is idle.
+    /// Gives the vCPU that waits longest on this CPU, of those that may go, to one that is
+    /// idle.
     pub(super) fn share(&mut self) {
         if POOL.has_idle()
-            && let Some(mut thread) = self.preempted.pop_first()
+            && let Some(mut thread) = self.preempted.pop_first(|thread| thread.may_move())
         {
-            match thread.inbox.pinned() {
-                Some(_) => self.preempted.push_last(thread),
-                None => {
-                    thread.runner.leave_cpu();
-                    self.give_back(thread);
-                }
-            }
+            thread.runner.leave_cpu();
+            self.give_back(thread);
         }
     }
 }

@@ -108,7 +108,7 @@ impl Pool {
     /// idle, or has fewer to run.
     #[inline]
     pub(super) fn wants(&self, thread: &Thread) -> bool {
-        let is_shared = self.cpus.load(Relaxed) > 1 && thread.inbox.pinned().is_none();
+        let is_shared = self.cpus.load(Relaxed) > 1 && thread.may_move();
         is_shared && (self.has_idle() || thread.turns.is_multiple_of(TURNS_ON_A_CPU))
     }
 

@@ -83,6 +83,11 @@ impl Thread {
         self.waits == Waits::Cpu
     }
 
+    /// Whether it may run on another CPU than its own.
+    pub fn may_move(&self) -> bool {
+        self.inbox.pinned().is_none()
+    }
+
     /// Whether it may run on CPU `index`.
     pub fn may_run_on(&self, index: u16) -> bool {
         let pinned = self.inbox.pinned();
