@@ -29,11 +29,16 @@ pub fn ticks_per_second(cpuid: &impl CpuIdReader) -> Option<u64> {
     None
 }
 
-/// TSC ticks in a microsecond; where the CPU does not tell, more than any has, so
-/// that what waits for a device waits long enough.
+/// As [`ticks_per_second`]; where the CPU does not tell, more than any has, so that what
+/// waits for a device waits long enough.
+pub fn frequency(cpuid: &impl CpuIdReader) -> u64 {
+    const GUESS: u64 = 5_000_000_000;
+    ticks_per_second(cpuid).unwrap_or(GUESS)
+}
+
+/// TSC ticks in a microsecond, a part counted as one.
 pub fn ticks_per_microsecond(cpuid: &impl CpuIdReader) -> u64 {
-    const GUESS: u64 = 5000;
-    ticks_per_second(cpuid).map_or(GUESS, |ticks| ticks.div_ceil(1_000_000))
+    frequency(cpuid).div_ceil(1_000_000)
 }
 
 /// TSC ticks for each tick of the crystal, which also drives the local APIC's
@@ -112,5 +117,16 @@ mod tests {
             }),
             None
         );
+    }
+
+    #[test]
+    fn a_microsecond_is_rounded_and_a_second_is_not() {
+        let uneven = Made {
+            highest: 0x20,
+            crystal: [1000, 95_776, 25_000_000],
+            megahertz: 0,
+        };
+        assert_eq!(frequency(&uneven), 2_394_400_000);
+        assert_eq!(ticks_per_microsecond(&uneven), 2395);
     }
 }

@@ -18,7 +18,7 @@ struct Start {
 static START: Lazy<Start> = Lazy::new(|| Start {
     seconds: read(),
     tsc: tsc::now(),
-    ticks_per_second: tsc::ticks_per_microsecond(&CpuIdReaderNative) * 1_000_000,
+    ticks_per_second: tsc::frequency(&CpuIdReaderNative),
 });
 
 /// Seconds since 1970; from then on, where the machine has no such clock.

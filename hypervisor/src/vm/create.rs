@@ -174,7 +174,7 @@ impl Factory {
             bus: Arc::new(Mutex::new(Bus::new(Clock {
                 seconds: clock::now,
                 tsc: tsc::now,
-                tsc_frequency: tsc::ticks_per_microsecond(&self.cpuid) * 1_000_000,
+                tsc_frequency: tsc::frequency(&self.cpuid),
             }))),
             peers: Arc::new(Peers::new(vpids.clone().zip(pins))),
             ended: AtomicBool::new(false),

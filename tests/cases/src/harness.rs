@@ -197,6 +197,16 @@ impl Transcript {
     }
 }
 
+/// The bytes between two labels.
+///
+/// # Safety
+/// They enclose nothing but bytes that never change.
+#[expect(unsafe_code, reason = "labels of assembly")]
+pub(crate) unsafe fn between(start: *const u8, end: *const u8) -> &'static [u8] {
+    // SAFETY: the caller says so.
+    unsafe { std::slice::from_raw_parts(start, end as usize - start as usize) }
+}
+
 /// A case: `judge` runs machines and says what is wrong.
 pub(crate) fn case(
     name: &'static str,

@@ -3,7 +3,7 @@
 
 #![expect(unsafe_code, reason = "the code of the image is read from our own")]
 
-use crate::harness::{Boot, case};
+use crate::harness::{Boot, between, case};
 use libtest_mimic::Trial;
 use std::arch::global_asm;
 
@@ -162,10 +162,8 @@ unsafe extern "C" {
 }
 
 fn image() -> &'static [u8] {
-    let start = &raw const legacy_code;
-    let length = &raw const legacy_code_end as usize - start as usize;
     // SAFETY: the labels enclose the code.
-    unsafe { std::slice::from_raw_parts(start, length) }
+    unsafe { between(&raw const legacy_code, &raw const legacy_code_end) }
 }
 
 fn real_mode(name: &'static str, cpus: u32) -> Trial {

@@ -3,7 +3,7 @@
 
 #![expect(unsafe_code, reason = "the code of the image is read from our own")]
 
-use crate::harness::{Boot, case};
+use crate::harness::{Boot, between, case};
 use anyhow::Result;
 use libtest_mimic::Trial;
 use std::arch::global_asm;
@@ -60,10 +60,8 @@ const MAGIC: u32 = 0x1bad_b002;
 const HAS_ADDRESSES: u32 = 1 << 16;
 
 fn code() -> &'static [u8] {
-    let start = &raw const multiboot_code;
-    let length = &raw const multiboot_code_end as usize - start as usize;
     // SAFETY: the labels enclose the code.
-    unsafe { std::slice::from_raw_parts(start, length) }
+    unsafe { between(&raw const multiboot_code, &raw const multiboot_code_end) }
 }
 
 /// The header with its addresses, and the code behind them.
