@@ -7,6 +7,7 @@
 //!    components that a guest has disabled for the moment are saved too;
 //! 2. XFD = 0, if a component in use is armed (XSAVES would take it for initial
 //!    and lose it) or one to be loaded is (XRSTORS would raise #NM);
+//!    where neither vCPU ever used XFD, its MSRs are known to be 0 and are not read;
 //! 3. save into the outgoing container;
 //! 4. restore from the incoming one, under the mask of all ones: what it does
 //!    not hold becomes initial, so nothing of the predecessor is left;

@@ -348,6 +348,19 @@ fn rule_xs_09_switching_exchanges_xfd_err_at_the_swap_only() {
 }
 
 #[test]
+fn rule_xs_09_an_xfd_err_goes_with_its_guest_though_nobody_used_xfd() {
+    let mut guest = Guest::amx(XfdErrPolicy::Switch);
+    assert!(guest.write(XMsr::XfdErr, TILE_DATA).is_ok());
+    assert_eq!(guest.error(), TILES);
+    let mut other = vcpu(&guest.layout, Allocation::Static, XfdErrPolicy::Switch);
+    let (cpu, vcpu) = (&mut guest.cpu, &mut guest.vcpu);
+    cpu.make_current(Some(vcpu), &mut other).unwrap();
+    assert_eq!(cpu.registers.xfd_err, NONE);
+    cpu.make_current(Some(&mut other), vcpu).unwrap();
+    assert_eq!(guest.error(), TILES);
+}
+
+#[test]
 fn case_10_impossible_values_never_reach_an_instruction() {
     // The model panics where silicon would raise #GP.
     let mut guest = Guest::new(&made_up::future(), Allocation::Static, XfdErrPolicy::Switch);
