@@ -1,5 +1,6 @@
-//! The vCPUs of the machine that are on no CPU, and what its CPUs know of each other. The lock is held for a look into
-//! the queue, never while anything runs, prints or is given back.
+//! The vCPUs of the machine that are on no CPU, and what its CPUs know of each other.
+//! The lock is held for a look into the queue, never while anything runs, prints or is
+//! given back.
 
 use super::queue::Queue;
 use crate::{
@@ -90,7 +91,7 @@ impl Pool {
         self.look_at.store(queue.next(), SeqCst);
     }
 
-    /// Vcpu `number` was sent something; it may be in the queue.
+    /// vCPU `number` was sent something; it may be in the queue.
     pub(super) fn wake(&self, number: u16) {
         let mut queue = self.queue.lock();
         queue.wake(number, tsc::now());
