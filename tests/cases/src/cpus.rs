@@ -56,7 +56,7 @@ fn moving(name: &'static str, cpus: u32) -> Trial {
         let names = names(cpus as usize + 1);
         let boot = Boot {
             cpus,
-            ..bundle(&stressed(&names, 2000))
+            ..bundle(&stressed(&names, 3000))
         };
         let console = log.run(&boot)?;
         console.says(&format!("tilevisor: {cpus} CPUs"))?;
