@@ -156,8 +156,9 @@ pub fn set_fault_address(linear: u64) {
     unsafe { asm!("mov cr2, {}", in(reg) linear, options(nomem, nostack, preserves_flags)) };
 }
 
-/// Adds `causes` to DR6 of the vCPU that uses the CPU and has its debug registers there, as a debug exception does: bits 0 to 3 say which breakpoints,
-/// the rest adds up (SDM Vol. 3, "Debug Status Register (DR6)").
+/// Adds `causes` to DR6 of the vCPU that uses the CPU and has its debug registers there,
+/// as a debug exception does: bits 0 to 3 say which breakpoints, the rest adds up
+/// (SDM Vol. 3, "Debug Status Register (DR6)").
 pub fn add_debug_causes(causes: u64) {
     const BREAKPOINTS: u64 = 0xf;
     const ADDS_UP: u64 = 0b111 << 13;

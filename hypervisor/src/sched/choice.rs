@@ -38,9 +38,8 @@ impl Scheduler {
             Err(_) => None,
         };
         let is_crowded = self.preempted.iter().any(|thread| thread.may_move());
-        if is_crowded || self.is_crowded {
-            self.is_crowded = is_crowded;
-            POOL.set_crowded(self.index, is_crowded);
+        POOL.set_crowded(self.index, is_crowded);
+        if is_crowded {
             self.share();
         }
         thread
@@ -126,15 +125,15 @@ impl Scheduler {
     fn give_up(&mut self, mut thread: Box<Thread>) {
         // Only where the swap was refused has it not been saved yet; and then it is in
         // this CPU's registers.
-        let parked = self.cpu.park(&mut thread.runner.vcpu().xstate);
-        thread.runner.leave_cpu();
-        match parked {
+        match self.cpu.park(&mut thread.runner.vcpu().xstate) {
             Ok(()) => self.give_back(thread),
             Err(_) => self.end(thread, End::Fault(Fault::XstateLost)),
         }
     }
 
-    pub(super) fn give_back(&self, thread: Box<Thread>) {
+    /// Puts `thread`, whose extended state is in memory, where other CPUs can take it.
+    pub(super) fn give_back(&self, mut thread: Box<Thread>) {
+        thread.runner.leave_cpu();
         thread.inbox.set_place(None);
         if let Some(cpu) = POOL.give_back(thread, self.now) {
             self.apic.notify(cpu);
@@ -145,9 +144,8 @@ impl Scheduler {
     /// idle.
     pub(super) fn share(&mut self) {
         if POOL.has_idle()
-            && let Some(mut thread) = self.preempted.pop_first(|thread| thread.may_move())
+            && let Some(thread) = self.preempted.pop_first(|thread| thread.may_move())
         {
-            thread.runner.leave_cpu();
             self.give_back(thread);
         }
     }

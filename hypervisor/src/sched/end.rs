@@ -17,7 +17,7 @@ impl Scheduler {
     /// Ends the VM of `thread`.
     pub(super) fn end(&mut self, mut thread: Box<Thread>, end: End) {
         let vm = thread.vm.clone();
-        if !vm.ended.swap(true, Ordering::AcqRel) {
+        if vm.peers.end() {
             vm.show_begun();
             report::ended(&mut thread, end);
             vm.resets.store(end == End::Reset, Ordering::Release);
@@ -25,7 +25,6 @@ impl Scheduler {
                 POOL.count_failure();
             }
             POOL.hang_up(vm.number);
-            vm.peers.inboxes().iter().for_each(|inbox| inbox.end());
             for waiting in POOL.remove(Some(&vm)) {
                 self.retire(*waiting);
             }

@@ -22,7 +22,6 @@ impl Scheduler {
                     POOL.ask();
                     for mut thread in POOL.remove(None) {
                         report::status(&mut thread);
-                        thread.runner.leave_cpu();
                         self.give_back(thread);
                     }
                 } else if let Some((bus, peers)) = POOL.line() {

@@ -81,21 +81,27 @@ impl Pool {
             let line = (thread.vm.bus.clone(), thread.vm.peers.clone());
             self.lines.lock().insert(thread.vm.number, line);
         }
-        let mut queue = self.queue.lock();
-        for mut thread in threads {
-            // No CPU may be there yet that it could wait for.
-            let at = thread.ready_at(tsc::now());
-            queue.put(Box::new(thread), at);
-        }
         // Every CPU looks before it halts for the first time.
+        self.with_queue(|queue| {
+            for mut thread in threads {
+                // No CPU may be there yet that it could wait for.
+                let at = thread.ready_at(tsc::now());
+                queue.put(Box::new(thread), at);
+            }
+        });
+    }
+
+    /// Changes the queue, and says from when on CPUs have to look into it again.
+    fn with_queue<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> T {
+        let mut queue = self.queue.lock();
+        let result = change(&mut queue);
         self.look_at.store(queue.next(), SeqCst);
+        result
     }
 
     /// vCPU `number` was sent something; it may be in the queue.
     pub(super) fn wake(&self, number: u16) {
-        let mut queue = self.queue.lock();
-        queue.wake(number, tsc::now());
-        self.look_at.store(queue.next(), SeqCst);
+        self.with_queue(|queue| queue.wake(number, tsc::now()));
     }
 
     /// Whether the CPU on which `current` was preempted may go on with its own vCPUs.
@@ -192,7 +198,10 @@ impl Pool {
     }
 
     pub(super) fn set_crowded(&self, index: u16, crowded: bool) {
-        set_bit(&self.crowded, index, crowded);
+        // Seldom another value, and an atomic change is slow. Nobody else writes this bit.
+        if (self.crowded.load(Relaxed) & 1 << index != 0) != crowded {
+            set_bit(&self.crowded, index, crowded);
+        }
     }
 
     /// The APIC ID of a CPU with vCPUs that wait for a turn there.
@@ -226,32 +235,26 @@ impl Pool {
         if at > now {
             return Err(at);
         }
-        let mut queue = self.queue.lock();
-        queue.ring(now);
-        let taken = queue.take(index, now, spent_before);
-        self.look_at.store(queue.next(), SeqCst);
-        taken.ok_or_else(|| queue.next_alarm())
+        self.with_queue(|queue| {
+            queue.ring(now);
+            let taken = queue.take(index, now, spent_before);
+            taken.ok_or_else(|| queue.next_alarm())
+        })
     }
 
     /// Takes in `thread`. The APIC ID of an idle CPU that should have it, now or when
     /// its time comes.
     pub(super) fn give_back(&self, thread: Box<Thread>, now: u64) -> Option<u32> {
         let pinned = thread.inbox.pinned();
-        let mut queue = self.queue.lock();
         // Who sends it something from here on finds it in the queue.
-        let at = queue.add(thread, now);
-        self.look_at.store(queue.next(), SeqCst);
-        drop(queue);
+        let at = self.with_queue(|queue| queue.add(thread, now));
         (at != NEVER).then(|| self.idle_cpu(pinned)).flatten()
     }
 
     /// Takes out the waiting vCPUs of `vm`, or of all.
     pub(super) fn remove(&self, vm: Option<&Arc<Vm>>) -> VecDeque<Box<Thread>> {
         let is_of = |thread: &Thread| vm.is_none_or(|vm| Arc::ptr_eq(&thread.vm, vm));
-        let mut queue = self.queue.lock();
-        let removed = queue.remove(tsc::now(), is_of);
-        self.look_at.store(queue.next(), SeqCst);
-        removed
+        self.with_queue(|queue| queue.remove(tsc::now(), is_of))
     }
 }
 

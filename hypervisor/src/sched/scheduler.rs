@@ -51,8 +51,6 @@ pub struct Scheduler {
     /// How often this CPU answered the operator.
     pub(super) answered: u32,
     pub(super) running: Running,
-    /// Others were told that some wait here.
-    pub(super) is_crowded: bool,
 }
 
 /// Why a vCPU does not run again.
@@ -92,7 +90,6 @@ impl Scheduler {
             listen_at: 0,
             current: None,
             preempted: Turns::default(),
-            is_crowded: false,
             forgotten: 0,
             answered: 0,
             running: Running::on(index),

@@ -86,9 +86,9 @@ impl Inbox {
             .fetch_update(SeqCst, SeqCst, |events| Some(change(events)));
     }
 
-    /// Says that the VM has ended.
-    pub fn end(&self) {
-        self.events.fetch_or(ENDED, SeqCst);
+    /// Says that the VM has ended, and whether that is new.
+    fn end(&self) -> bool {
+        self.events.fetch_or(ENDED, SeqCst) & ENDED == 0
     }
 
     /// Whether the VM has ended.
@@ -182,6 +182,14 @@ impl Peers {
         &self.0
     }
 
+    /// Says that the VM has ended. Whether that is new: of several who say so at once it
+    /// is to one.
+    pub fn end(&self) -> bool {
+        let first = self.0.first().is_some_and(|inbox| inbox.end());
+        self.0.iter().for_each(|inbox| _ = inbox.end());
+        first
+    }
+
     /// Delivers `ipi` of the vCPU `sender`; the set of vCPUs that got it.
     pub fn post(&self, ipi: Ipi, sender: u32) -> u64 {
         let mut posted = 0;
@@ -262,6 +270,17 @@ mod tests {
         assert!(peers.inboxes()[1].take_interrupts(&mut X2Apic::new(1, 1)));
         peers.inboxes()[0].set_asleep(false);
         assert!(!peers.all_asleep());
+    }
+
+    #[test]
+    fn the_end_of_a_vm_is_new_once_and_stays() {
+        let peers = Peers::new([(1, None); 2].into_iter());
+        assert!(peers.end() && !peers.end());
+        for inbox in peers.inboxes() {
+            inbox.take_interrupts(&mut X2Apic::new(0, 1));
+            assert_eq!(inbox.take_signals(), Signals::default());
+            assert!(inbox.has_ended() && !inbox.is_empty());
+        }
     }
 
     proptest! {

@@ -177,7 +177,6 @@ impl Factory {
                 tsc_frequency: tsc::frequency(&self.cpuid),
             }))),
             peers: Arc::new(Peers::new(vpids.clone().zip(pins))),
-            ended: AtomicBool::new(false),
             totals: Mutex::new(Totals::default()),
         });
         let boot = boot_state(plan.entry);

@@ -42,8 +42,6 @@ mod machine {
         pub bus: Arc<Mutex<Bus>>,
         /// The inboxes of its vCPUs.
         pub peers: Arc<Peers>,
-        /// Whether the first of its vCPUs has ended it.
-        pub ended: AtomicBool,
         /// What its vCPUs did that have gone.
         pub totals: Mutex<Totals>,
     }
