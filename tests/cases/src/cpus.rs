@@ -94,13 +94,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         }),
         case("cpus::a_pinned_vm_stays", |log| {
             let names = names(4);
-            let vms: String = stressed(&names, 1000)
-                .iter()
-                .map(|vm| vm.toml().replace("memory =", "cpus = [1]\nmemory ="))
-                .collect();
+            let mut vms = stressed(&names, 1000);
+            vms.iter_mut().for_each(|vm| vm.pins = &[1]);
             let console = log.run(&Boot {
                 cpus: 2,
-                ..Boot::bundle(vms)
+                ..bundle(&vms)
             })?;
             for name in &names {
                 ensure!(totals(&console, name)?.moves == 0, "{name} moved");
@@ -111,10 +109,13 @@ pub(crate) fn trials() -> Vec<Trial> {
             )
         }),
         case("cpus::a_pin_to_a_cpu_that_is_not_there_is_refused", |log| {
-            let toml = PLAIN.toml().replace("memory =", "cpus = [2]\nmemory =");
+            let guest = Vm {
+                pins: &[2],
+                ..PLAIN
+            };
             let console = log.run(&Boot {
                 cpus: 2,
-                ..Boot::bundle(toml)
+                ..bundle(&[guest])
             })?;
             console.says(
                 "VM \"guest\" cannot be made: it is pinned to CPU 2, and the machine has 2",

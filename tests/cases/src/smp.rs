@@ -66,12 +66,13 @@ pub(crate) fn trials() -> Vec<Trial> {
             console.succeeded()
         }),
         case("smp::pinned_vcpus_stay", |log| {
-            let toml = smp("guest", 3, 50)
-                .toml()
-                .replace("memory =", "cpus = [1, 0, 1]\nmemory =");
+            let guest = Vm {
+                pins: &[1, 0, 1],
+                ..smp("guest", 3, 50)
+            };
             let console = log.run(&Boot {
                 cpus: 2,
-                ..Boot::bundle(toml)
+                ..bundle(&[guest])
             })?;
             console.says(&format!("guest: {CHECKS}"))?;
             ensure!(totals(&console, "guest")?.moves == 0, "a vCPU moved");
@@ -122,25 +123,22 @@ pub(crate) fn trials() -> Vec<Trial> {
 /// stays there; when the one on CPU 0 has ended, it need not wait for the end of a slice.
 fn idle_cpu_takes(log: &mut Log) -> Result<()> {
     const SLICE_US: u32 = 20_000;
-    let vm = |name, rounds: u32, cpus: &str| {
-        let vm = Vm {
-            name,
-            payload: "swap-stress",
-            cmdline: format!("rounds={rounds}"),
-            amx: false,
-            slice_us: SLICE_US,
-            ..PLAIN
-        };
-        vm.toml().replace("memory =", &format!("{cpus}memory ="))
+    let vm = |name, rounds: u32, pins| Vm {
+        name,
+        payload: "swap-stress",
+        cmdline: format!("rounds={rounds}"),
+        pins,
+        amx: false,
+        slice_us: SLICE_US,
+        ..PLAIN
     };
-    let vms = [
-        vm("free", 12_000, ""),
-        vm("stays", 20_000, "cpus = [1]\n"),
-        vm("ends", 9_000, "cpus = [0]\n"),
-    ];
     let console = log.run(&Boot {
         cpus: 2,
-        ..Boot::bundle(vms.concat())
+        ..bundle(&[
+            vm("free", 12_000, &[]),
+            vm("stays", 20_000, &[1]),
+            vm("ends", 9_000, &[0]),
+        ])
     })?;
     console.succeeded()?;
     let free = totals(&console, "free")?;

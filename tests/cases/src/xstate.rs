@@ -11,6 +11,8 @@ pub(crate) struct Vm<'a> {
     pub(crate) payload: &'a str,
     pub(crate) cmdline: String,
     pub(crate) vcpus: u32,
+    /// The CPU of each vCPU; any, if empty.
+    pub(crate) pins: &'a [u32],
     pub(crate) slice_us: u32,
     pub(crate) vector: &'a str,
     pub(crate) amx: bool,
@@ -24,6 +26,7 @@ pub(crate) const PLAIN: Vm<'_> = Vm {
     payload: "xstate-rules",
     cmdline: String::new(),
     vcpus: 1,
+    pins: &[],
     slice_us: 10_000,
     vector: "avx512",
     amx: true,
@@ -39,6 +42,7 @@ impl Vm<'_> {
             payload,
             cmdline,
             vcpus,
+            pins,
             slice_us,
             vector,
             amx,
@@ -47,7 +51,7 @@ impl Vm<'_> {
         } = self;
         format!(
             "[[vm]]\nname = \"{name}\"\nimage = \"payload:{payload}\"\ncmdline = \"{cmdline}\"\n\
-             memory = \"16M\"\nvcpus = {vcpus}\nslice_us = {slice_us}\n[vm.xstate]\nvector = \"{vector}\"\namx = {amx}\n\
+             memory = \"16M\"\nvcpus = {vcpus}\ncpus = {pins:?}\nslice_us = {slice_us}\n[vm.xstate]\nvector = \"{vector}\"\namx = {amx}\n\
              allocation = \"{allocation}\"\nxfd_err = \"{xfd_err}\"\n"
         )
     }
@@ -250,6 +254,7 @@ pub(crate) fn trials() -> Vec<Trial> {
                         payload: "swap-stress",
                         cmdline: format!("seed={} rounds=2000", 1 + vms.len() * 7919),
                         vcpus: 1,
+                        pins: &[],
                         slice_us: 20,
                         vector,
                         amx,

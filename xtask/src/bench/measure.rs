@@ -86,8 +86,7 @@ impl Measure {
         let begun = after(&console, "VM \"guest\" began at TSC ")?;
         let first = after(&console, "from TSC ")?;
         figures.insert("boot".into(), begun - first);
-        let intercepted = figures.remove("nm").context("no figure of #NM")?;
-        figures.insert("nm_intercept".into(), intercepted);
+        name_policy(&mut figures).context("no figure of #NM")?;
         let switching = Vm {
             more: SWITCH,
             ..payload("guest", "payload:bench", "")
@@ -123,8 +122,7 @@ impl Measure {
             let vms: Vec<_> = std::iter::once(guest).chain(sleepers).collect();
             let larger = Self { cpus, ..*self };
             let mut found = guest_figures(&larger.in_vms(&vms)?);
-            let intercepted = found.remove("nm").context("no figure of #NM")?;
-            found.insert("nm_intercept".into(), intercepted);
+            name_policy(&mut found).context("no figure of #NM")?;
             let compared = alone.iter().filter(|(name, _)| found.contains_key(*name));
             let ratio = worst_ratio(compared, &found)?;
             worst = worst.max(ratio);
@@ -311,6 +309,13 @@ fn bench_line(line: &str) -> Option<(String, f64)> {
 
 pub(super) fn guest_figures(console: &[String]) -> Figures {
     console.iter().filter_map(|line| figure(line)).collect()
+}
+
+/// Says that #NM was intercepted when it was measured; `None` if it was not measured.
+pub(super) fn name_policy(figures: &mut Figures) -> Option<()> {
+    let intercepted = figures.remove("nm")?;
+    figures.insert("nm_intercept".into(), intercepted);
+    Some(())
 }
 
 /// The number behind the first `text`.

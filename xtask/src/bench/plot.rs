@@ -1,6 +1,6 @@
 //! Bars, for people who would rather look.
 
-use super::{Row, measure::BESIDE, peer::PREFIX};
+use super::{Row, peer::PREFIX};
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 use std::path::Path;
@@ -25,7 +25,7 @@ pub(super) fn draw(rows: &[Row], folder: &Path) -> Result<()> {
     // are the same.
     let bars: Vec<_> = ticks
         .filter(|row| row.value < 2000.0 && !row.name.starts_with(PREFIX))
-        .filter(|row| !row.name.contains(BESIDE))
+        .filter(|row| !row.is_scaled())
         .map(|row| (row.name.as_str(), row.value, row.target))
         .collect();
     bar_chart(&folder.join("instructions.svg"), "instructions", &bars)?;
